@@ -1,0 +1,1 @@
+"""Overhaul: make a PyTorch model smaller, faster, more general, and prove it."""

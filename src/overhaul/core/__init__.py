@@ -1,0 +1,113 @@
+"""The nouns that every other room is built on."""
+
+from overhaul.core._batch import Batch, Outputs, Targets, unwrap_outputs
+from overhaul.core._context import Context, Deployed
+from overhaul.core._edit import Carried, Edit
+from overhaul.core._errors import (
+    ArtifactError,
+    CorruptedFileError,
+    DataError,
+    MissingExtraError,
+    ModelError,
+    NonFiniteLossError,
+    OrderError,
+    OverhaulError,
+    RunFolderError,
+    SealedTestError,
+    SpecError,
+    nearest,
+)
+from overhaul.core._facts import Fact, SplitName
+from overhaul.core._model_state import (
+    evaluating,
+    load_tensors_,
+    model_fingerprint,
+    model_tensors,
+    rebuild,
+    tensor_hash,
+    trainable_names,
+)
+from overhaul.core._names import (
+    concrete_subclasses,
+    find_class,
+    import_object,
+    import_path,
+    snake_case,
+)
+from overhaul.core._optional import load_optional
+from overhaul.core._progress import Progress
+from overhaul.core._random import derived_seed, seed_everything, seeded
+from overhaul.core._run_folder import RunFolder, StepState
+from overhaul.core._spec import Factory, Spec, canonical_json
+from overhaul.core._step import Step
+from overhaul.core._store import (
+    CheckpointFolder,
+    file_hash,
+    read_state,
+    whole_folder,
+    write_state,
+    write_text,
+)
+from overhaul.core._task import SealedSplit, Split, Splits, Task, check_model_fits
+from overhaul.core._traits import Trait, Traits
+
+__all__ = [
+    "ArtifactError",
+    "Batch",
+    "Carried",
+    "CheckpointFolder",
+    "Context",
+    "CorruptedFileError",
+    "DataError",
+    "Deployed",
+    "Edit",
+    "Fact",
+    "Factory",
+    "MissingExtraError",
+    "ModelError",
+    "NonFiniteLossError",
+    "OrderError",
+    "Outputs",
+    "OverhaulError",
+    "Progress",
+    "RunFolder",
+    "RunFolderError",
+    "SealedSplit",
+    "SealedTestError",
+    "Spec",
+    "SpecError",
+    "Split",
+    "SplitName",
+    "Splits",
+    "Step",
+    "StepState",
+    "Targets",
+    "Task",
+    "Trait",
+    "Traits",
+    "canonical_json",
+    "check_model_fits",
+    "concrete_subclasses",
+    "derived_seed",
+    "evaluating",
+    "file_hash",
+    "find_class",
+    "import_object",
+    "import_path",
+    "load_optional",
+    "load_tensors_",
+    "model_fingerprint",
+    "model_tensors",
+    "nearest",
+    "read_state",
+    "rebuild",
+    "seed_everything",
+    "seeded",
+    "snake_case",
+    "tensor_hash",
+    "trainable_names",
+    "unwrap_outputs",
+    "whole_folder",
+    "write_state",
+    "write_text",
+]

@@ -1,0 +1,86 @@
+"""`Batch`: what a model gets and what its outputs are compared with."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from overhaul.core._errors import ModelError
+
+Outputs: TypeAlias = Tensor | dict[str, Tensor]
+"""What a model returns, unwrapped: one tensor, or one for each named task."""
+Targets: TypeAlias = Tensor | dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples, whichever way the user's data holds them.
+
+    Attributes:
+        inputs: Positional (`model(*inputs)`) or named (`model(**inputs)`) arguments of the model.
+        targets: Labels, `[B, ...]`, or one such tensor for each named task.
+        indices: `[B]`, the position of each sample in its split.
+    """
+
+    inputs: tuple[Any, ...] | dict[str, Any]
+    targets: Targets
+    indices: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.indices)
+
+    def forward(self, model: nn.Module) -> Outputs:
+        """Call the model on the inputs and unwrap what it returns."""
+        if isinstance(self.inputs, dict):
+            return unwrap_outputs(model(**self.inputs))
+        return unwrap_outputs(model(*self.inputs))
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with `function` applied to every tensor of inputs and targets."""
+        return replace(
+            self, inputs=_map(function, self.inputs), targets=_map(function, self.targets)
+        )
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on another device."""
+        return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def unwrap_outputs(outputs: Any) -> Outputs:
+    """Return the logits of what a model returned.
+
+    Accepts a tensor, an object or mapping with `logits`, a mapping of tensors by task name, or a
+    tuple or list whose first element is one of these.
+
+    Raises:
+        ModelError: the model returned none of them.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    if logits is None:
+        logits = getattr(outputs, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    if isinstance(outputs, Mapping) and outputs:
+        if all(isinstance(value, Tensor) for value in outputs.values()):
+            return {str(name): value for name, value in outputs.items()}
+    if isinstance(outputs, tuple | list) and outputs:
+        return unwrap_outputs(outputs[0])
+    raise ModelError(
+        "the model must return a tensor, an object with `.logits`, or a dict of tensors by task "
+        f"name, got {type(outputs).__name__}. Wrap the model in a module that returns its logits."
+    )
+
+
+def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: _map(function, item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_map(function, item) for item in value)
+    return value

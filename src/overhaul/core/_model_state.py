@@ -1,0 +1,117 @@
+"""What a model is made of: its tensors, its modes, and how it is rebuilt from them."""
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from overhaul.core._edit import Edit
+from overhaul.core._errors import ModelError
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model into evaluation mode without gradients for a block, then restore every flag."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer by name, each shared tensor once under its first name.
+
+    Unlike a state dict this has the non-persistent buffers too, so that a model that is
+    loaded again computes the same, bit for bit.
+    """
+    return {
+        name: tensor.detach()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+
+
+@torch.no_grad()
+def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy saved tensors into the model.
+
+    Raises:
+        ModelError: names or shapes differ from the model's.
+    """
+    own = model_tensors(model)
+    problems = [f"{name} is missing" for name in own if name not in tensors]
+    problems += [f"{name} is not in the model" for name in tensors if name not in own]
+    problems += [
+        f"{name} has shape {list(tensor.shape)} and the model's {list(own[name].shape)}"
+        for name, tensor in tensors.items()
+        if name in own and own[name].shape != tensor.shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
+        raise ModelError(
+            f"these weights do not belong to this {type(model).__name__}: {shown}. "
+            "Use the factory that the weights were made with."
+        )
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+
+
+def trainable_names(model: nn.Module) -> list[str]:
+    """Return the names of the parameters that require a gradient."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def rebuild(
+    original: nn.Module,
+    edits: Iterable[Edit],
+    tensors: Mapping[str, Tensor],
+    trainable: Iterable[str],
+) -> nn.Module:
+    """Return a copy of the original with the edits applied and the tensors loaded."""
+    model = deepcopy(original)
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
+        for edit in edits:
+            model = edit.apply(model)
+    load_tensors_(model, tensors)
+    names = set(trainable)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+    return model
+
+
+def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hash of the names, types, shapes and bytes of tensors."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """Return a hash of all that decides what the model computes.
+
+    That is its tensors, its printed structure (which holds strides, eps, dropout rates), which
+    parameters are trainable, and the source code of every class in it that is not torch's.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(tensor_hash(model_tensors(model)).encode())
+    digest.update(repr(model).encode())
+    digest.update(" ".join(trainable_names(model)).encode())
+    for cls in sorted(
+        {type(module) for module in model.modules()}, key=lambda cls: cls.__qualname__
+    ):
+        if not cls.__module__.startswith("torch."):
+            try:
+                digest.update(inspect.getsource(cls).encode())
+            except (OSError, TypeError):
+                digest.update(cls.__qualname__.encode())
+    return digest.hexdigest()

@@ -1,0 +1,115 @@
+"""Names of specs in recipes: from class to short name, and from short name or path to object."""
+
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from overhaul.core._errors import SpecError, nearest
+
+T = TypeVar("T")
+
+
+def snake_case(name: str) -> str:
+    """Turn a class name into its name in a recipe file.
+
+    Example:
+        >>> snake_case("PruneWeights"), snake_case("AdamW"), snake_case("SGD")
+        ('prune_weights', 'adamw', 'sgd')
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def spec_name(cls: type) -> str:
+    """Return the short name of a class: what its `spec_name` says, or its name in snake case."""
+    own = getattr(cls, "spec_name", None)
+    return str(own()) if own is not None else snake_case(cls.__name__)
+
+
+def concrete_subclasses(base: type[T]) -> Iterator[type[T]]:
+    """Yield `base` and everything below it that can be instantiated and is public."""
+    if not inspect.isabstract(base) and not base.__name__.startswith("_"):
+        yield base
+    for sub in base.__subclasses__():
+        yield from concrete_subclasses(sub)
+
+
+def find_class(base: type[T], name: str) -> type[T]:
+    """Return the public subclass of `base` that a recipe calls `name`.
+
+    Args:
+        base: The kind that is wanted, for example `Step`.
+        name: The short name (`prune_weights`) or, for a class that shares its name with
+            another, its path (`my_package.steps:PruneWeights`).
+
+    Raises:
+        SpecError: nothing, or more than one class, has this name.
+    """
+    if ":" in name:
+        found = import_object(name)
+        if isinstance(found, type) and issubclass(found, base):
+            return found
+        raise SpecError(f"'{name}' is not a {base.__name__}.")
+    known: dict[str, list[type[T]]] = {}
+    for cls in concrete_subclasses(base):
+        known.setdefault(spec_name(cls), []).append(cls)
+    matches = {cls.__qualname__ + cls.__module__: cls for cls in known.get(name, [])}
+    if len(matches) == 1:
+        return next(iter(matches.values()))
+    if matches:
+        paths = ", ".join(f"{cls.__module__}:{cls.__qualname__}" for cls in matches.values())
+        raise SpecError(f"'{name}' is ambiguous. Write one of: {paths}.")
+    raise SpecError(f"unknown {snake_case(base.__name__)} '{name}'. {nearest(name, known)}")
+
+
+def import_object(path: str) -> Any:
+    """Import `package.module:name` and return what it names.
+
+    Raises:
+        SpecError: the path has not this form, the module cannot be imported, or it lacks the name.
+
+    Example:
+        >>> import_object("math:sqrt")(9.0)
+        3.0
+    """
+    module_name, separator, attribute = path.partition(":")
+    if not (separator and module_name and attribute):
+        raise SpecError(
+            f"'{path}' is not an import path. Write 'package.module:name', for example "
+            "'torchvision.models:resnet18'."
+        )
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise SpecError(
+            f"cannot import '{module_name}' of '{path}': {error}. Is the package installed and, "
+            "for a file of yours, is its folder on PYTHONPATH?"
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            names = [name for name in dir(found) if not name.startswith("_")]
+            raise SpecError(f"'{module_name}' has no '{attribute}'. {nearest(part, names)}")
+        found = getattr(found, part)
+    return found
+
+
+def import_path(obj: Callable[..., Any]) -> str | None:
+    """Return the path under which `obj` can be imported again, or None if there is none.
+
+    Lambdas, local functions and bound methods have none.
+
+    Example:
+        >>> import math
+        >>> import_path(math.sqrt), import_path(lambda x: x)
+        ('math:sqrt', None)
+    """
+    module_name = getattr(obj, "__module__", None)
+    qualname = getattr(obj, "__qualname__", None)
+    if module_name is None or qualname is None or "<" in qualname:
+        return None
+    found: Any = sys.modules.get(module_name)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return f"{module_name}:{qualname}" if found is obj else None

@@ -1,0 +1,277 @@
+"""`Spec`: what steps, plugs and tasks have in common. They are data."""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeAlias
+
+import numpy as np
+import torch
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    PlainSerializer,
+    ValidationError,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from torch import nn
+
+from overhaul.core._errors import SpecError, nearest
+from overhaul.core._names import find_class, import_object, import_path, snake_case
+
+
+def _import_if_path(value: Any) -> Any:
+    return import_object(value) if isinstance(value, str) else value
+
+
+Factory: TypeAlias = Annotated[
+    Callable[..., nn.Module],
+    BeforeValidator(_import_if_path),
+    PlainSerializer(lambda value: import_path(value), return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^[\w.]+:[\w.]+$"}),
+]
+"""A function or class that builds a network; in a recipe file its import path."""
+
+
+class Spec(BaseModel):
+    """A frozen description with a name, that prints as the code that makes it.
+
+    In a recipe file a spec is written by its short name: alone (`taylor`), or as the only key of a
+    mapping that holds its fields (`taylor: {batches: 4}`).
+
+    Raises:
+        SpecError: a field is unknown or missing, or its value is refused.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
+    )
+
+    def __init__(self, **fields: Any) -> None:
+        """Check the fields; see the class for what they mean."""
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise SpecError(_explain(type(self), error)) from None
+
+    @classmethod
+    def spec_name(cls) -> str:
+        """Return the short name that recipe files use."""
+        return snake_case(cls.__name__)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _accept_short_form(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(value, str):
+            value = {value: None}
+        if isinstance(value, Mapping) and _is_short_form(cls, value):
+            name, fields = next(iter(value.items()))
+            found = find_class(cls, str(name))
+            if fields is not None and not isinstance(fields, Mapping):
+                return found._from_bare_value(fields)
+            return found(**{str(k): v for k, v in (fields or {}).items()})
+        if isinstance(value, Mapping) and inspect.isabstract(cls):
+            raise SpecError(
+                f"a {snake_case(cls.__name__)} is written as one name with its fields, "
+                f"'name: {{field: value}}', got the keys {sorted(map(str, value))}."
+            )
+        return handler(value)
+
+    @classmethod
+    def _from_bare_value(cls, value: Any) -> Self:
+        """Make the spec from a value that is not a mapping of fields; refused unless overridden."""
+        raise SpecError(
+            f"the fields of {cls.spec_name()} are a mapping, got {value!r}. "
+            f"Known: {', '.join(cls.model_fields)}."
+        )
+
+    @model_serializer(mode="plain")
+    def _to_short_form(self) -> Any:
+        fields = {
+            name: _to_data(value, f"{self.spec_name()}.{name}")
+            for name, value in self._changed_fields().items()
+        }
+        return {self.spec_name(): fields} if fields else self.spec_name()
+
+    def _changed_fields(self) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in self
+            if fields[name].is_required()
+            or not _same(value, fields[name].get_default(call_default_factory=True))
+        }
+
+    def __repr__(self) -> str:
+        """Return code that makes an equal object."""
+        fields = ", ".join(f"{k}={_code(v)}" for k, v in self._changed_fields().items())
+        return f"{type(self).__name__}({fields})"
+
+    __str__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether both are of one class and every field is equal (tensors by value)."""
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(_same(value, getattr(other, name)) for name, value in self)
+
+    def __hash__(self) -> int:
+        """Hash by the code that makes the object."""
+        return hash(repr(self))
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some fields changed; unlike pydantic's, the new values are checked.
+
+        Args:
+            update: New values by field name.
+            deep: Not supported: specs are immutable.
+
+        Raises:
+            SpecError: a name is not a field, or a value is refused.
+        """
+        if deep:
+            raise SpecError("a spec is immutable: a deep copy is never needed.")
+        fields = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self)(**{**fields, **(update or {})})
+
+    def to_data(self) -> Any:
+        """Return the short form made of dicts, lists, strings and numbers only.
+
+        Raises:
+            SpecError: a field holds something that a file cannot (a lambda, a network, data).
+        """
+        return self._to_short_form()
+
+    @classmethod
+    def from_data(cls, data: Any) -> Self:
+        """Make a spec from its short form.
+
+        Raises:
+            SpecError: a name or key is unknown (the nearest is named), or a value is refused.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise SpecError(_explain(cls, error)) from None
+
+    def to_yaml(self) -> str:
+        """Return the short form as YAML."""
+        return yaml.safe_dump(self.to_data(), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Self:
+        """Make a spec from the YAML (or JSON) text of its short form."""
+        try:
+            return cls.from_data(yaml.safe_load(text))
+        except yaml.YAMLError as error:
+            raise SpecError(f"this is not YAML: {error}") from None
+
+
+def _is_short_form(cls: type[Spec], value: Mapping[Any, Any]) -> bool:
+    if len(value) != 1:
+        return False
+    key = str(next(iter(value)))
+    return key not in cls.model_fields and (inspect.isabstract(cls) or key == cls.spec_name())
+
+
+def _same(left: Any, right: Any) -> bool:
+    if left is right:
+        return True
+    if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, tuple | list) and isinstance(right, tuple | list):
+        return len(left) == len(right) and all(map(_same, left, right))
+    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+        return bool(np.array_equal(left, right))
+    try:
+        return bool(left == right)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _to_data(value: Any, field: str) -> Any:
+    """Turn the value of a field into plain data, or say which field cannot be saved."""
+    if isinstance(value, Spec):
+        return value.to_data()
+    if isinstance(value, tuple | list | frozenset):
+        return [_to_data(item, f"{field}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {str(k): _to_data(item, f"{field}.{k}") for k, item in value.items()}
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, nn.Module):
+        raise SpecError(
+            f"`{field}` holds a network ({type(value).__name__}), which a recipe file cannot "
+            "hold. Give a factory by its import path and a weights file instead."
+        )
+    if callable(value):
+        path = import_path(value)
+        if path is None:
+            raise SpecError(
+                f"`{field}` holds {getattr(value, '__qualname__', value)!r}, which cannot be "
+                "imported by name. Move it to the top level of a module of yours."
+            )
+        return path
+    raise SpecError(
+        f"`{field}` holds {type(value).__name__}, which a recipe file cannot hold. Give data by "
+        "the name of a built-in data set or by a factory's import path."
+    )
+
+
+def _code(value: Any) -> str:
+    if isinstance(value, tuple):
+        inner = ", ".join(map(_code, value))
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k!r}: {_code(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Path):
+        return repr(str(value))
+    if callable(value) and not isinstance(value, nn.Module):
+        return repr(import_path(value) or value)
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return f"<{type(value).__name__} {tuple(value.shape)}>"
+    if isinstance(value, nn.Module):
+        return f"<{type(value).__name__}>"
+    return repr(value)
+
+
+def _explain(cls: type[Spec], error: ValidationError) -> str:
+    """Turn pydantic's findings into one sentence each: the rule, the value, what to do."""
+    return "\n".join(_explain_one(cls, detail) for detail in error.errors())
+
+
+def _explain_one(cls: type[Spec], detail: ErrorDetails) -> str:
+    location = [part for part in detail["loc"] if not _is_union_tag(part)]
+    field = ".".join(map(str, location))
+    value, kind = detail["input"], detail["type"]
+    if kind == "extra_forbidden":
+        return f"{cls.spec_name()} has no field '{field}'. {nearest(field, cls.model_fields)}"
+    if kind == "missing":
+        return f"{cls.spec_name()} needs the field `{field}`."
+    if kind == "value_error":
+        inner = detail.get("ctx", {}).get("error")
+        if isinstance(inner, SpecError):
+            return f"in `{field}`: {inner}" if field else str(inner)
+        return f"`{field}` {inner}" if field else str(inner)
+    rule = detail["msg"].replace("Input should be", "must be")
+    known = cls.model_fields.get(str(location[0])) if location else None
+    meaning = f" {known.description}" if known is not None and known.description else ""
+    return f"`{field}` of {cls.spec_name()} {rule}, got {_code(value)}.{meaning}"
+
+
+def _is_union_tag(part: int | str) -> bool:
+    return isinstance(part, str) and ("[" in part or part.startswith("function-"))
+
+
+def canonical_json(data: Any) -> str:
+    """Return the one JSON text of plain data that hashes are taken of."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

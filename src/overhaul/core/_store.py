@@ -1,0 +1,210 @@
+"""Writing that is never half done: every file and folder appears whole or not at all."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from overhaul.core._errors import CorruptedFileError, RunFolderError
+
+_TENSORS, _STATE = "tensors.safetensors", "state.json"
+_MARK = "$tensor"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunFolderError(
+                f"the disk is full: '{path}' could not be written. What was finished before is "
+                "kept; free some space and start the same line again."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise RunFolderError(
+                f"'{path}' cannot be written: {error.strerror}. Choose a folder that you may "
+                "write to."
+            ) from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in this folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of this file survive a loss of power."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file as a whole: under a temporary name, synced, renamed."""
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder that takes the place of `path` when the block ends well."""
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+        temporary.chmod(0o755)
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    sync_file(file)
+            sync_folder(temporary)
+            if path.exists():
+                doomed = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
+                os.replace(path, doomed)
+                os.replace(temporary, path)
+                shutil.rmtree(doomed)
+            else:
+                os.replace(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process left under temporary names."""
+    for leftover in folder.rglob(".tmp-*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_state(folder: Path, tree: Mapping[str, Any]) -> None:
+    """Write a tree of dicts, lists, plain values and tensors into a folder, without pickle.
+
+    Args:
+        folder: Where to; exists already (see `whole_folder`).
+        tree: What to write. Keys are strings or whole numbers.
+    """
+    tensors: dict[str, Tensor] = {}
+    skeleton = _take_tensors(tree, tensors)
+    with _explained(folder):
+        save_file(tensors, folder / _TENSORS)
+    state = {"sha256": file_hash(folder / _TENSORS), "tree": skeleton}
+    write_text(folder / _STATE, json.dumps(state))
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read what `write_state` wrote, and check that it is still what was written.
+
+    Raises:
+        CorruptedFileError: a file is missing, cut off or changed.
+    """
+    remedy = f"Delete '{folder}' to have it made again."
+    try:
+        state = json.loads((folder / _STATE).read_text("utf-8"))
+        if file_hash(folder / _TENSORS) != state["sha256"]:
+            raise CorruptedFileError(
+                f"'{folder / _TENSORS}' is corrupted: its SHA-256 is not the one that was written "
+                f"with it. {remedy}"
+            )
+        tensors = load_file(folder / _TENSORS)
+        tree: dict[str, Any] = _put_tensors(state["tree"], tensors)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptedFileError(f"'{folder}' is corrupted: {error}. {remedy}") from error
+    return tree
+
+
+def _take_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {_MARK: name}
+    if isinstance(value, Mapping):
+        return {
+            "$map": [[key, _take_tensors(item, tensors)] for key, item in value.items()],
+        }
+    if isinstance(value, tuple | list):
+        return [_take_tensors(item, tensors) for item in value]
+    return value
+
+
+def _put_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if _MARK in value:
+            return tensors[value[_MARK]]
+        return {key: _put_tensors(item, tensors) for key, item in value["$map"]}
+    if isinstance(value, list):
+        return [_put_tensors(item, tensors) for item in value]
+    return value
+
+
+class CheckpointFolder:
+    """The checkpoints of one interrupted step; only the latest is kept.
+
+    A step that takes long saves here after each part of its work and, when it starts, goes on
+    from what it finds. The run deletes the folder once the step is finished.
+    """
+
+    def __init__(self, path: Path, *, writable: bool = True) -> None:
+        """Use `path`; `writable=False` reads only (every process but the first of several)."""
+        self._path = path
+        self._writable = writable
+
+    def save(self, number: int, tree: Mapping[str, Any]) -> None:
+        """Save checkpoint `number` and drop the earlier ones."""
+        if not self._writable:
+            return
+        with whole_folder(self._path / str(number)) as folder:
+            write_state(folder, tree)
+        for earlier in self._numbers():
+            if earlier < number:
+                shutil.rmtree(self._path / str(earlier))
+
+    def latest(self) -> dict[str, Any] | None:
+        """Return the latest checkpoint, or None if there is none."""
+        numbers = self._numbers()
+        return read_state(self._path / str(numbers[-1])) if numbers else None
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._path
+
+    def _numbers(self) -> list[int]:
+        if not self._path.exists():
+            return []
+        return sorted(int(child.name) for child in self._path.iterdir() if child.name.isdigit())

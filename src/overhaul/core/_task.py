@@ -1,0 +1,161 @@
+"""What a task is: data in three splits, a loss, metrics, and the one number to choose by."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from overhaul.core._batch import Batch, Outputs, Targets
+from overhaul.core._facts import Fact, SplitName
+from overhaul.core._model_state import evaluating
+from overhaul.core._spec import Spec
+
+
+class Split(ABC):
+    """One part of the data, read in batches by position."""
+
+    name: SplitName
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @abstractmethod
+    def read(self, indices: Tensor) -> Batch:
+        """Return the samples at these positions, `[B]`, as one batch on the CPU."""
+
+    @abstractmethod
+    def batches(self, index_batches: list[Tensor], workers: int = 0) -> Iterator[Batch]:
+        """Yield one batch for each tensor of positions, in that order.
+
+        Args:
+            index_batches: The positions of each batch.
+            workers: Processes that read ahead; 0 reads in this one.
+        """
+
+    def in_order(self, batch_size: int) -> Iterator[Batch]:
+        """Yield the whole split in order."""
+        return self.batches(list(torch.split(torch.arange(len(self)), batch_size)))
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of every sample in order."""
+
+
+class SealedSplit(ABC):
+    """The test split: its size is known, its samples are not until it is opened."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @abstractmethod
+    def open(self) -> Split:
+        """Break the seal. Only the final evaluation does this, and every opening is counted."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of every sample in order."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The data of a task, checked and ready.
+
+    Attributes:
+        train: What training may see.
+        val: What choices are made on.
+        test: What the verdict is given on; sealed.
+        facts: What was found while checking: sizes, class counts, how splits were made.
+    """
+
+    train: Split
+    val: Split
+    test: SealedSplit
+    facts: tuple[Fact, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all data."""
+        return "-".join((self.train.fingerprint, self.val.fingerprint, self.test.fingerprint))
+
+
+class Task(Spec, ABC):
+    """What a model is for. See `overhaul.Classification` and its siblings.
+
+    A task is a description; `prepare` reads, checks and splits its data.
+    """
+
+    @abstractmethod
+    def prepare(self) -> Splits:
+        """Read the data, check it, split what is missing off `train`.
+
+        Raises:
+            DataError: the data breaks a rule; the message names index and field.
+        """
+
+    @property
+    @abstractmethod
+    def selection_metric(self) -> str:
+        """The name of the one number to choose by, a key of what `metrics` returns."""
+
+    @property
+    @abstractmethod
+    def higher_is_better(self) -> bool:
+        """Whether a higher value of the selection metric is better."""
+
+    @abstractmethod
+    def loss(self, outputs: Outputs, targets: Targets) -> Tensor:
+        """Return the mean loss over the labelled samples, a scalar with a gradient."""
+
+    @abstractmethod
+    def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
+        """Return the mean loss of each part: one entry, or one for each named task."""
+
+    @abstractmethod
+    def metrics(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
+        """Return every metric over a whole split."""
+
+    @abstractmethod
+    def sample_scores(self, outputs: Outputs, targets: Targets) -> Tensor | None:
+        """Return scores `[N]` whose mean is the selection metric.
+
+        None if the selection metric is not a mean over samples (F1, AUROC, R2).
+        """
+
+    @abstractmethod
+    def problem_with(self, outputs: Outputs, batch: Batch) -> str | None:
+        """Return what is wrong with the shape of a model's outputs for this task, or None."""
+
+    def predictions(self, outputs: Outputs) -> Any:
+        """Return what a user reads off the outputs (class numbers, values)."""
+        return outputs
+
+
+def check_model_fits(task: Task, model: nn.Module, batch: Batch) -> str | None:
+    """Run one forward pass in evaluation mode and return what does not fit, or None.
+
+    The model's `training` flags are restored.
+    """
+    try:
+        with evaluating(model):
+            outputs = batch.forward(model)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        shapes = _shapes(batch.inputs)
+        return f"the model fails on a batch of the data, inputs {shapes}: {error}"
+    return task.problem_with(outputs, batch)
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, dict):
+        return {key: _shapes(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_shapes(item) for item in value)
+    return type(value).__name__
