@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from overhaul.core import Batch, Context, Spec, Task
+from overhaul.core import Batch, Context, Spec, Splits, Task
 
 
 class BoundObjective(nn.Module, ABC):
@@ -21,6 +21,9 @@ class BoundObjective(nn.Module, ABC):
 
 class Objective(Spec, ABC):
     """What training minimizes: one or more named losses."""
+
+    def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
+        """Check, before any step of the run starts, what needs files or data (a teacher)."""
 
     @abstractmethod
     def bind(self, model: nn.Module, ctx: Context) -> BoundObjective:

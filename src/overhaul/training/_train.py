@@ -16,7 +16,9 @@ from overhaul.core import (
     Fact,
     NonFiniteLossError,
     SpecError,
+    Splits,
     Step,
+    Task,
     Trait,
     Traits,
     load_tensors_,
@@ -89,6 +91,11 @@ class Train(Step):
     channels_last: bool | None = None
     keep: Literal["best", "last"] = "best"
     workers: int = Field(default=0, ge=0, description="Processes that read data ahead.")
+
+    def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
+        """See that the device trains in this precision and that the objective has what it needs."""
+        Hardware(self.precision)
+        self.objective.preflight(original, task, data)
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Train the model in place and return it."""
