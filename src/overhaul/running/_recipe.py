@@ -113,8 +113,11 @@ class Recipe(Step):
             ModelError: the model does not fit the task.
             RunFolderError: the folder is in use, full, or holds something else.
         """
+        control_recipe = self.control()
         return execute(
-            self,
+            list(self),
+            list(control_recipe) if control_recipe is not None else [],
+            self.check,
             model,
             task,
             out=Path(out),
