@@ -18,8 +18,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     add_completion=False,
 )
-for command in COMMANDS:
-    app.command()(command)
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
 def main() -> None:
