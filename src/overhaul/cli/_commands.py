@@ -229,7 +229,9 @@ def _random_batch(shape: str | None) -> Batch:
     try:
         sizes = [int(size) for size in shape.split(",")]
     except ValueError:
-        raise SpecError(f"--shape is a list of whole numbers like 1,3,224,224, got '{shape}'.") from None
+        raise SpecError(
+            f"--shape is a list of whole numbers like 1,3,224,224, got '{shape}'."
+        ) from None
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(sizes, generator=generator)
     return Batch((inputs,), torch.zeros(sizes[0]), torch.arange(sizes[0]))
