@@ -14,6 +14,7 @@ from overhaul.core import (
     Batch,
     Context,
     Fact,
+    ModelError,
     NonFiniteLossError,
     SpecError,
     Splits,
@@ -21,6 +22,7 @@ from overhaul.core import (
     Task,
     Trait,
     Traits,
+    evaluating,
     load_tensors_,
     model_tensors,
 )
@@ -128,12 +130,8 @@ class _Loop:
     def __init__(self, plan: Train, model: nn.Module, ctx: Context) -> None:
         self.plan, self.model, self.ctx = plan, model, ctx
         self.hardware = Hardware(plan.precision)
-        self.channels_last = plan.channels_last
-        if self.channels_last is None:
-            self.channels_last = _channels_last_helps(model, self.hardware.device, plan.precision)
         model.to(self.hardware.device)
-        if self.channels_last:
-            model.to(memory_format=torch.channels_last)
+        self.channels_last = self._use_channels_last_()
         carried = [item for item in ctx.carried if isinstance(item, Constraint)]
         self.constraints: list[BoundConstraint] = [
             constraint.bind(model, ctx) for constraint in (*carried, *plan.constraints)
@@ -162,6 +160,28 @@ class _Loop:
         self.steps_per_epoch = len(
             epoch_batches(len(ctx.data.train), plan.batch_size, torch.Generator())
         )
+
+    def _use_channels_last_(self) -> bool:
+        """Store kernels channels last if it was asked for, or helps and the model can do it."""
+        plan, model, device = self.plan, self.model, self.hardware.device
+        if plan.channels_last is False or (
+            plan.channels_last is None and not _channels_last_helps(model, device, plan.precision)
+        ):
+            return False
+        model.to(memory_format=torch.channels_last)
+        batch = next(self.ctx.data.train.in_order(2)).to(device).map_inputs(_channels_last)
+        try:
+            with evaluating(model):
+                batch.forward(model)
+        except RuntimeError as error:
+            # `view` in the user's forward pass fails on channels-last tensors; `reshape` would not.
+            model.to(memory_format=torch.contiguous_format)
+            if plan.channels_last:
+                raise ModelError(
+                    f"`channels_last` was asked for and the model cannot do it: {error} Leave it out."
+                ) from error
+            return False
+        return True
 
     def run_(self) -> None:
         """Train, and leave the chosen weights in the model."""
