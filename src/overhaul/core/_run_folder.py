@@ -134,11 +134,20 @@ class RunFolder:
             write_text(self.path / "facts.jsonl", text)
 
     def facts(self) -> list[Fact]:
-        """Return the facts of the run."""
+        """Return the facts of the run.
+
+        Raises:
+            CorruptedFileError: a line is not a fact.
+        """
         path = self.path / "facts.jsonl"
         if not path.exists():
             return []
-        return [Fact.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
+        try:
+            # Not `splitlines`: JSON leaves some of the characters that it splits at as they are.
+            lines = path.read_text("utf-8").split("\n")
+            return [Fact.model_validate_json(line) for line in lines if line]
+        except ValueError as error:
+            raise CorruptedFileError(f"'{path}' is corrupted: {error}.") from error
 
     def save_stage(self, name: str, key: str, facts: list[Fact]) -> None:
         """Save what a stage of the run besides its steps found."""
