@@ -105,9 +105,7 @@ def test_a_student_learns_from_soft_targets_alone(make_context: MakeContext) -> 
     student = tiny_cnn(width=3)
     ctx = make_context(teacher)
     ctx.checkpoints._path = ctx.checkpoints._path / "student"
-    plan = Train(
-        epochs=15, batch_size=8, optimizer=AdamW(lr=1e-2), objective=Distill(weight=1.0)
-    )
+    plan = Train(epochs=15, batch_size=8, optimizer=AdamW(lr=1e-2), objective=Distill(weight=1.0))
     plan.apply(student, ctx)
     assert max(float(f.value or 0) for f in ctx.facts if f.name == "val_accuracy") > 0.9
 

@@ -251,7 +251,9 @@ def test_clipping_bounds_the_step(make_context: MakeContext) -> None:
 def test_early_stop_ends_the_training(make_context: MakeContext) -> None:
     model = tiny_cnn()
     ctx = make_context(deepcopy(model))
-    plan = Train(epochs=50, batch_size=8, optimizer=AdamW(lr=1e-2), observers=(EarlyStop(patience=2),))
+    plan = Train(
+        epochs=50, batch_size=8, optimizer=AdamW(lr=1e-2), observers=(EarlyStop(patience=2),)
+    )
     plan.apply(model, ctx)
     epochs = len([fact for fact in ctx.facts if fact.name == "train_loss"])
     assert 3 <= epochs < 50

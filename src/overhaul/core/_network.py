@@ -26,9 +26,12 @@ class Network(Spec):
             code from it. None keeps what the factory initializes.
 
     Example:
-        >>> Network(factory="torch.nn:Linear", arguments={"in_features": 2, "out_features": 1}).build()
-        Linear(in_features=2, out_features=1, bias=True)
-    """  # noqa: E501
+        >>> network = Network(factory="torch.nn:Flatten")
+        >>> network
+        Network(factory='torch.nn:Flatten')
+        >>> network.build()
+        Flatten(start_dim=1, end_dim=-1)
+    """
 
     factory: Factory
     arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of the factory.")

@@ -92,7 +92,8 @@ class RunFolder:
             raise RunFolderError(f"'{self.path}' is a file; a run needs a folder.")
         if self.path.is_dir():
             names = {child.name for child in self.path.iterdir()}
-            if names - {".lock"} and "manifest.json" not in names:
+            names = {name for name in names if name != ".lock" and not name.startswith(".tmp-")}
+            if names and "manifest.json" not in names:
                 raise RunFolderError(
                     f"'{self.path}' holds something else than a run (no manifest.json in it). "
                     "Choose an empty or new folder."

@@ -86,6 +86,7 @@ class Recipe(Step):
         goal: Goal | None = None,
         seed: int = 0,
         control: bool = True,
+        cost: bool = True,
         progress: Progress | None = None,
     ) -> Run:
         """Apply the recipe to a copy of the model, judge the result, and keep all of it in a folder.
@@ -101,6 +102,8 @@ class Recipe(Step):
             seed: Everything random depends on it.
             control: Whether to run the control that gets the same training budget. It takes about as
                 long again; without it the verdict cannot tell the recipe's merit from the training's.
+            cost: Whether to measure latency and peak memory of the original and of the result, which takes
+                some ten seconds; nominal cost is always measured.
             progress: Where to show progress. Default: standard error.
 
         Raises:
@@ -120,5 +123,6 @@ class Recipe(Step):
             goal=goal or Goal(),
             seed=seed,
             with_control=control,
+            with_cost=cost,
             progress=progress or Progress(),
         )
