@@ -92,8 +92,8 @@ class Classification(SingleTask):
     @property
     def output_names(self) -> tuple[str, ...] | None:
         """The names of the classes: the field's, or those of the built-in data."""
-        if self.class_names is None and self.data is not None:
-            return self.data.class_names
+        if self.class_names is None and self.source is not None:
+            return self.source.class_names
         return self.class_names
 
     @property

@@ -59,8 +59,8 @@ class MultiLabel(SingleTask):
     @property
     def output_names(self) -> tuple[str, ...] | None:
         """The names of the labels: the field's, or those of the built-in data."""
-        if self.class_names is None and self.data is not None:
-            return self.data.class_names
+        if self.class_names is None and self.source is not None:
+            return self.source.class_names
         return self.class_names
 
     def output_size(self, data: Splits) -> int:
