@@ -31,8 +31,8 @@ class NewModel(Edit):
 
     Example:
         >>> NewModel(factory="torch.nn:Linear", arguments={"in_features": 2, "out_features": 1})
-        NewModel(factory='torch.nn.modules.linear:Linear', arguments={'in_features': 2, 'out_features': 1})
-    """  # noqa: E501
+        NewModel(factory='torch.nn:Linear', arguments={'in_features': 2, 'out_features': 1})
+    """
 
     factory: Factory
     arguments: dict[str, Any] = {}
@@ -58,8 +58,10 @@ class SwapModel(Step):
         ModelError: the network's outputs do not fit the task, or the weights do not fit it.
 
     Example:
-        >>> SwapModel(factory="torchvision.models:resnet18", arguments={"num_classes": 10})
-        ... # doctest: +SKIP
+        >>> SwapModel(factory="overhaul.testing:tiny_cnn", arguments={"width": 3})
+        SwapModel(factory='overhaul.testing:tiny_cnn', arguments={'width': 3})
+
+    Paper: Bucila, Caruana and Niculescu-Mizil, KDD 2006.
     """
 
     gives: ClassVar[Traits] = frozenset({Trait.FITS_TASK, Trait.TRAINABLE})

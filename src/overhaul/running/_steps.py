@@ -1,7 +1,7 @@
 """Runs steps one after the other in a run folder, using again what is there."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +75,23 @@ def step_keys(setting: Setting, steps: Sequence[Step]) -> list[str]:
     return keys
 
 
+def step_seeds(seed: int, steps: Sequence[Step]) -> list[int]:
+    """Return the seed of each step.
+
+    It depends on which step of its kind it is, not on its position: so the trainings of the
+    control see the same batches in the same order as those of the recipe.
+    """
+    kinds = [step.spec_name() for step in steps]
+    return [derived_seed(seed, kind, kinds[:index].count(kind)) for index, kind in enumerate(kinds)]
+
+
 def run_steps(
-    setting: Setting, steps: Sequence[Step], folder: RunFolder, prefix: str = ""
+    setting: Setting,
+    steps: Sequence[Step],
+    folder: RunFolder,
+    *,
+    prefix: str = "",
+    after_each: Callable[[list[StepState]], None] = lambda states: None,
 ) -> list[StepState]:
     """Run the steps and return the state after each.
 
@@ -85,10 +100,12 @@ def run_steps(
         steps: In order, no recipes among them.
         folder: Where finished steps are kept and found again.
         prefix: Put before the label of each step in facts: `control/`.
+        after_each: Called with all states so far when a step is finished.
     """
     states: list[StepState] = []
     model: nn.Module | None = None
     traits = setting.traits
+    seeds = step_seeds(setting.seed, steps)
     for index, (step, key) in enumerate(zip(steps, step_keys(setting, steps), strict=True)):
         traits = step.check(traits)
         label = f"{prefix}{index} {step.spec_name()}"
@@ -101,11 +118,29 @@ def run_steps(
         if model is None:
             model = rebuilt(setting.original, states[-1] if states else None)
         setting.progress.say(f"{label}: {step}")
+        folder.drop_checkpoints_unless(index, key)
         model, state = _run_step(
-            setting, step, model, folder, states[-1] if states else None, index, key, label, traits
+            setting,
+            step,
+            model,
+            Context(
+                task=setting.task,
+                data=setting.data,
+                original=setting.original,
+                checkpoints=folder.checkpoints(index),
+                artifact_folder=folder.artifact,
+                seed=seeds[index],
+                label=label,
+                edits=list(states[-1].edits) if states else [],
+                carried=list(states[-1].carried) if states else [],
+                progress=setting.progress,
+            ),
+            key,
+            traits,
         )
         folder.save_step(index, state)
         states.append(state)
+        after_each(states)
     return states
 
 
@@ -117,40 +152,19 @@ def rebuilt(original: nn.Module, state: StepState | None) -> nn.Module:
 
 
 def _run_step(
-    setting: Setting,
-    step: Step,
-    model: nn.Module,
-    folder: RunFolder,
-    before: StepState | None,
-    index: int,
-    key: str,
-    label: str,
-    traits: Traits,
+    setting: Setting, step: Step, model: nn.Module, ctx: Context, key: str, traits: Traits
 ) -> tuple[nn.Module, StepState]:
-    folder.drop_checkpoints_unless(index, key)
-    ctx = Context(
-        task=setting.task,
-        data=setting.data,
-        original=setting.original,
-        checkpoints=folder.checkpoints(index),
-        artifact_folder=folder.artifact,
-        seed=derived_seed(setting.seed, "step", index),
-        label=label,
-        edits=list(before.edits) if before else [],
-        carried=list(before.carried) if before else [],
-        progress=setting.progress,
-    )
     with ctx.seeded("apply"):
         model = step.apply(model, ctx)
     _check_rebuilds(setting.original, model, ctx.edits, step)
     return model, StepState(
         key=key,
-        label=label,
+        label=ctx.label,
         tensors=model_tensors(model),
         trainable=tuple(trainable_names(model)),
         edits=tuple(ctx.edits),
         carried=tuple(ctx.carried),
-        facts=(*ctx.facts, *measure(setting, model, label, traits)),
+        facts=(*ctx.facts, *measure(setting, model, ctx.label, traits)),
     )
 
 
@@ -171,4 +185,4 @@ def measure(setting: Setting, model: nn.Module, subject: str, traits: Traits) ->
         predictions = predict(model, setting.data.val)
         facts += quality_facts(setting.task, predictions, subject=subject, split="val")
     example = next(iter(setting.data.val.in_order(8)))
-    return [*facts, *cost_facts(model, example, subject=subject)]
+    return [*facts, *cost_facts(model, example, subject=subject, peak_memory=False)]

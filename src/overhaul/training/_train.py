@@ -14,6 +14,7 @@ from overhaul.core import (
     Batch,
     Context,
     Fact,
+    ModelError,
     NonFiniteLossError,
     SpecError,
     Splits,
@@ -21,6 +22,7 @@ from overhaul.core import (
     Task,
     Trait,
     Traits,
+    evaluating,
     load_tensors_,
     model_tensors,
 )
@@ -61,8 +63,8 @@ class Train(Step):
         clip_norm: Largest norm of the gradient; None does not clip.
         precision: `fp32`, `bf16` or (on a GPU) `fp16`, by autocast. Evaluation is in `fp32`.
         accumulate: Parts in which a batch is computed, to save memory; the step is the same.
-        channels_last: Store images and kernels channels last. None: on a GPU in half precision, where it
-            is known to help, and not on a CPU.
+        channels_last: Store images and kernels channels last. None: where it helps, which is on a GPU in
+            half precision, and on a CPU for convolutions with BatchNorm (`benchmarks/channels_last.py`).
         keep: `best` on validation, or the `last` weights.
         workers: Processes that read data ahead.
 
@@ -128,12 +130,8 @@ class _Loop:
     def __init__(self, plan: Train, model: nn.Module, ctx: Context) -> None:
         self.plan, self.model, self.ctx = plan, model, ctx
         self.hardware = Hardware(plan.precision)
-        self.channels_last = plan.channels_last
-        if self.channels_last is None:
-            self.channels_last = self.hardware.device.type == "cuda" and plan.precision != "fp32"
         model.to(self.hardware.device)
-        if self.channels_last:
-            model.to(memory_format=torch.channels_last)
+        self.channels_last = self._use_channels_last_()
         carried = [item for item in ctx.carried if isinstance(item, Constraint)]
         self.constraints: list[BoundConstraint] = [
             constraint.bind(model, ctx) for constraint in (*carried, *plan.constraints)
@@ -162,6 +160,28 @@ class _Loop:
         self.steps_per_epoch = len(
             epoch_batches(len(ctx.data.train), plan.batch_size, torch.Generator())
         )
+
+    def _use_channels_last_(self) -> bool:
+        """Store kernels channels last if it was asked for, or helps and the model can do it."""
+        plan, model, device = self.plan, self.model, self.hardware.device
+        if plan.channels_last is False or (
+            plan.channels_last is None and not _channels_last_helps(model, device, plan.precision)
+        ):
+            return False
+        model.to(memory_format=torch.channels_last)
+        batch = next(self.ctx.data.train.in_order(2)).to(device).map_inputs(_channels_last)
+        try:
+            with evaluating(model):
+                batch.forward(model)
+        except RuntimeError as error:
+            # `view` in the user's forward pass fails on channels-last tensors; `reshape` would not.
+            model.to(memory_format=torch.contiguous_format)
+            if plan.channels_last:
+                raise ModelError(
+                    f"`channels_last` was asked for and the model cannot do it: {error} Leave it out."
+                ) from error
+            return False
+        return True
 
     def run_(self) -> None:
         """Train, and leave the chosen weights in the model."""
@@ -373,6 +393,14 @@ class _LossWatch:
             f"{rate:.3g}; first samples of the batch: {indices[:5].tolist()}). "
             f"Try {', '.join(tries)}. {kept}"
         )
+
+
+def _channels_last_helps(model: nn.Module, device: torch.device, precision: Precision) -> bool:
+    """Decide by a rule and not by timing, so that two equal runs decide alike."""
+    kinds = {type(module) for module in model.modules()}
+    if device.type == "cpu":
+        return nn.Conv2d in kinds and nn.BatchNorm2d in kinds
+    return nn.Conv2d in kinds and precision != "fp32"
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

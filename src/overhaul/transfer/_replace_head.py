@@ -75,6 +75,8 @@ class ReplaceHead(Step):
         ReplaceHead()
         >>> ReplaceHead(outputs=10, head="classifier.1")
         ReplaceHead(outputs=10, head='classifier.1')
+
+    Paper: Donahue et al., ICML 2014.
     """
 
     gives: ClassVar[Traits] = frozenset({Trait.FITS_TASK, Trait.TRAINABLE})
