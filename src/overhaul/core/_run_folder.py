@@ -133,6 +133,31 @@ class RunFolder:
             return []
         return [Fact.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
 
+    def save_stage(self, name: str, key: str, facts: list[Fact]) -> None:
+        """Save what a stage of the run besides its steps found."""
+        if self.writable:
+            data = [fact.model_dump(mode="json", exclude_defaults=True) for fact in facts]
+            text = json.dumps({"key": key, "facts": data}, indent=1)
+            write_text(self.path / "stages" / f"{name}.json", text + "\n")
+
+    def load_stage(self, name: str, key: str) -> list[Fact] | None:
+        """Return what a stage found, if it was made with this key.
+
+        Raises:
+            CorruptedFileError: it is there, and it is not what was written.
+        """
+        path = self.path / "stages" / f"{name}.json"
+        if not path.exists():
+            return None
+        try:
+            saved = json.loads(path.read_text("utf-8"))
+            facts = [Fact.model_validate(data) for data in saved["facts"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptedFileError(
+                f"'{path}' is corrupted: {error}. Delete it to have it made again."
+            ) from error
+        return facts if saved["key"] == key else None
+
     def checkpoints(self, index: int) -> CheckpointFolder:
         """Return where the unfinished step `index` keeps its checkpoints."""
         return CheckpointFolder(self.path / "steps" / f"{index}.unfinished", writable=self.writable)
