@@ -26,7 +26,9 @@ class Network(Spec):
             code from it. None keeps what the factory initializes.
 
     Example:
-        >>> Network(factory="torch.nn:Linear", arguments={"in_features": 2, "out_features": 1}).build()
+        >>> Network(
+        ...     factory="torch.nn:Linear", arguments={"in_features": 2, "out_features": 1}
+        ... ).build()
         Linear(in_features=2, out_features=1, bias=True)
     """  # noqa: E501
 

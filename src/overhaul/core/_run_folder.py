@@ -16,6 +16,7 @@ from overhaul.core._errors import CorruptedFileError, RunFolderError
 from overhaul.core._facts import Fact
 from overhaul.core._store import (
     CheckpointFolder,
+    explained,
     read_state,
     remove_leftovers,
     whole_folder,
@@ -75,7 +76,8 @@ class RunFolder:
             yield
             return
         self._check_is_ours()
-        self.path.mkdir(parents=True, exist_ok=True)
+        with explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
             with lock.acquire(timeout=0):
@@ -92,7 +94,9 @@ class RunFolder:
             raise RunFolderError(f"'{self.path}' is a file; a run needs a folder.")
         if self.path.is_dir():
             names = {child.name for child in self.path.iterdir()}
-            if names - {".lock"} and "manifest.json" not in names:
+            # A run that was killed before its first file was whole left these and nothing else.
+            foreign = {name for name in names if name != ".lock" and not name.startswith(".tmp-")}
+            if foreign and "manifest.json" not in names:
                 raise RunFolderError(
                     f"'{self.path}' holds something else than a run (no manifest.json in it). "
                     "Choose an empty or new folder."
@@ -127,11 +131,20 @@ class RunFolder:
             write_text(self.path / "facts.jsonl", text)
 
     def facts(self) -> list[Fact]:
-        """Return the facts of the run."""
+        """Return the facts of the run.
+
+        Raises:
+            CorruptedFileError: a line is not a fact.
+        """
         path = self.path / "facts.jsonl"
         if not path.exists():
             return []
-        return [Fact.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
+        try:
+            return [Fact.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
+        except ValueError as error:
+            raise CorruptedFileError(
+                f"'{path}' is corrupted: {error}. Start the same line again to have it written anew."
+            ) from error
 
     def save_stage(self, name: str, key: str, facts: list[Fact]) -> None:
         """Save what a stage of the run besides its steps found."""
@@ -178,6 +191,10 @@ class RunFolder:
         with whole_folder(self.path / "steps" / str(index)) as folder:
             write_state(folder, tree)
         shutil.rmtree(self.checkpoints(index).path, ignore_errors=True)
+        for other in (self.path / "steps").iterdir():
+            number = other.name.partition(".")[0]
+            if number.isdigit() and int(number) > index:
+                shutil.rmtree(other)
 
     def load_step(self, index: int, key: str) -> StepState | None:
         """Return the finished step `index` if it was made with this key.
