@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from overhaul.core._errors import ModelError
 
@@ -32,8 +32,8 @@ class Batch:
         """Return the number of samples."""
         return len(self.indices)
 
-    def forward(self, model: nn.Module) -> Outputs:
-        """Call the model on the inputs and unwrap what it returns."""
+    def forward(self, model: Callable[..., Any]) -> Outputs:
+        """Call the model, or a deployed one, on the inputs and unwrap what it returns."""
         if isinstance(self.inputs, dict):
             return unwrap_outputs(model(**self.inputs))
         return unwrap_outputs(model(*self.inputs))

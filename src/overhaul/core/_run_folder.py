@@ -119,10 +119,17 @@ class RunFolder:
             merged = {**self.manifest(), **entries}
             write_text(self.path / "manifest.json", json.dumps(merged, indent=2) + "\n")
 
-    def count_test_opening(self, by: str) -> None:
-        """Record that the test split was opened; before it is read, so that none goes uncounted."""
-        openings = [*self.manifest().get("test_openings", []), by]
+    def count_test_opening(self, key: str) -> int:
+        """Record that the test split is opened, and return how often it has been.
+
+        Call it before the split is read, so that no opening goes uncounted.
+
+        Args:
+            key: The key of what is judged.
+        """
+        openings = [*self.manifest().get("test_openings", []), key]
         self.update_manifest(test_openings=openings, test_opened=len(openings))
+        return len(openings)
 
     def write_facts(self, facts: list[Fact]) -> None:
         """Write all facts of the run, one a line."""
@@ -140,11 +147,11 @@ class RunFolder:
         if not path.exists():
             return []
         try:
-            return [Fact.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
+            # Not `splitlines`: JSON leaves some of the characters that it splits at as they are.
+            lines = path.read_text("utf-8").split("\n")
+            return [Fact.model_validate_json(line) for line in lines if line]
         except ValueError as error:
-            raise CorruptedFileError(
-                f"'{path}' is corrupted: {error}. Start the same line again to have it written anew."
-            ) from error
+            raise CorruptedFileError(f"'{path}' is corrupted: {error}.") from error
 
     def save_stage(self, name: str, key: str, facts: list[Fact]) -> None:
         """Save what a stage of the run besides its steps found."""
