@@ -98,7 +98,9 @@ class Comparison(BaseModel):
         return f"{100 * value:+.2f}" if self._in_points() else f"{value:+.4g}"
 
     def _size(self, value: float) -> str:
-        return f"{100 * value:g} points" if self._in_points() else f"{value:g}"
+        if not self._in_points():
+            return f"{value:g}"
+        return "1 point" if round(100 * value, 9) == 1 else f"{100 * value:g} points"
 
 
 def compare(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from overhaul.core import Fact
 
 _ENOUGH_FOR_AN_INTERVAL = 6
-_QUARTERS = 4
+_QUARTERS, _STRETCHES = 4, 20
 
 
 class Latency(BaseModel):
@@ -67,11 +67,13 @@ def measure_latency(
     alike. Garbage collection is off meanwhile. The interval of a median is that of order
     statistics: with `l` the smallest number for which :math:`P(B(n, 1/2) \le l) \ge 0.025`, it
     reaches from the `l`-th smallest to the `l`-th largest timing and assumes nothing about their
-    distribution. Ratios are taken within a round.
+    distribution. As timings that follow each other are alike, from 60 rounds on it is taken of the
+    medians of 20 stretches of the run. Ratios are taken within a round. All this is about one run
+    in one process: medians of two runs may differ by more than their intervals, ratios far less.
 
     The verdict `noisy` falls if the interval of a median or ratio is wider than `noise_limit`, if
-    the medians of the four quarters of the run differ by more than twice that (timings that follow
-    each other are alike, which no interval can see), or if there were fewer than 6 rounds.
+    the medians of the four quarters of the run differ by more than twice that (the machine changed
+    its speed), or if there were fewer than 6 rounds.
 
     Args:
         candidates: Functions without arguments by name; each does its whole work, device included,
@@ -233,6 +235,9 @@ def _noise(
 def _median_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     from scipy.stats import binom
 
+    median = float(np.median(values))
+    if len(values) >= 3 * _STRETCHES:
+        values = np.array([np.median(part) for part in np.array_split(values, _STRETCHES)])
     ordered, n = np.sort(values), len(values)
     rank = max(1, int(binom.ppf(0.025, n, 0.5)))
-    return float(ordered[rank - 1]), float(ordered[n - rank])
+    return min(float(ordered[rank - 1]), median), max(float(ordered[n - rank]), median)

@@ -46,13 +46,14 @@ def _trilinear(
     *_: Any,
     **__: Any,
 ) -> int:
-    expanded = []
+    expanded: list[list[int]] = []
     for shape, dims in ((a, expand_a), (b, expand_b), (c, expand_c)):
         sizes = list(shape)
         for dim in dims:
             sizes.insert(dim, 1)
         expanded.append(sizes)
-    return 2 * prod(torch.broadcast_shapes(*expanded))
+    terms: int = prod(max(sizes) for sizes in zip(*expanded, strict=True))
+    return 2 * terms
 
 
 def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
@@ -69,12 +70,12 @@ def _multi_head_attention(
 
 
 def _encoder_layer(x: Shape, width: int, *arguments: Any, **__: Any) -> int:
-    feed_forward = prod(arguments[12]) + prod(arguments[14])
+    feed_forward: int = prod(arguments[12]) + prod(arguments[14])
     return _multi_head_attention(x, x, x, width) + 2 * prod(x[:-1]) * feed_forward
 
 
-def _recurrent_layer(x: Shape, *weights: Any, **__: Any) -> int:
-    return 2 * prod(x[:-1]) * (prod(weights[0]) + prod(weights[1]))
+def _recurrent_layer(x: Shape, of_input: Shape, of_state: Shape, *_: Any, **__: Any) -> int:
+    return 2 * prod(x[:-1]) * (prod(of_input) + prod(of_state))
 
 
 def _recurrent_stack(x: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:

@@ -67,13 +67,13 @@ def _padded_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-class _SeenOperators(TorchDispatchMode):
+class _SeenOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the operators whose multiplications nobody counts."""
 
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.uncounted: set[str] = set()
 
     def __torch_dispatch__(

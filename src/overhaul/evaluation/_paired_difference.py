@@ -18,6 +18,7 @@ _DRAWS = 200_000_000
 _RECOMPUTED, _FEWEST_RECOMPUTED = 400, 100
 _RECOMPUTED_SAMPLES = 20_000_000
 _CHUNK = 2_000_000
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,14 @@ def paired_difference(
     The interval is a percentile interval of the paired bootstrap: both models are judged on the
     same resampled samples. On its own it is too narrow where the models rarely differ, and of width
     0 where they never do. So it is set against a second one and the wider is taken: Tango's score
-    interval where each sample is right or wrong, Student's t where its score is any number.
+    interval where each sample is right or wrong (or where scores between 0 and 1 do not differ on
+    any sample), Student's t where its score is any number.
 
     A metric that is not a mean over samples (F1, AUROC, R2) is computed again on each resample:
     400 of them, fewer (never under 100) beyond 50,000 samples, which keeps it to some ten seconds.
-    There the bootstrap stands alone. Where it has width 0 although outputs differ, it says nothing
-    and there is no interval. For means there are 2000 resamples, fewer (never under 400) beyond
-    100,000 samples.
+    There the bootstrap stands alone. Where a width is 0 although the outputs differ by more than
+    rounding, it says nothing and there is no interval. For means there are 2000 resamples, fewer
+    (never under 400) beyond 100,000 samples.
 
     Args:
         task: Gives the metric.
@@ -78,16 +80,18 @@ def paired_difference(
     n, p = len(scores), None
     value, reference_value = float(scores.mean()), float(other.mean())
     _check_finite(task, value, reference_value)
-    gains = scores - other
+    both, gains = np.concatenate([scores, other]), scores - other
     candidates = {}
-    if _right_or_wrong(scores) and _right_or_wrong(other):
+    difference = float(gains.mean())
+    # Errors have no upper bound even where all that were seen are 0 or 1.
+    bounded = task.higher_is_better and bool(((both >= 0) & (both <= 1)).all())
+    right_or_wrong = bounded and bool(((both == 0) | (both == 1)).all())
+    if right_or_wrong or (bounded and not gains.any()):
         first, second = int((gains > 0).sum()), int((gains < 0).sum())
-        difference, p = (first - second) / n, mcnemar_p(first, second)
         candidates["Tango score interval"] = tango_interval(first, second, n)
-    else:
-        difference = float(gains.mean())
-        if n > 1:
-            candidates["Student's t"] = _t_interval(gains)
+        p = mcnemar_p(first, second) if right_or_wrong else None
+    elif n > 1:
+        candidates["Student's t"] = _t_interval(gains)
     if n > 1:
         candidates["paired bootstrap"] = _quantiles(_resampled_means(gains, rng), difference)
     interval, method = _widest(candidates, predictions, reference)
@@ -125,10 +129,6 @@ def _scores(task: Task, predictions: Predictions) -> NDArray[np.float64] | None:
     return None if scores is None else scores.detach().double().numpy()
 
 
-def _right_or_wrong(scores: NDArray[np.float64]) -> bool:
-    return bool(((scores == 0) | (scores == 1)).all())
-
-
 def _resampled_means(values: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     n = len(values)
     resamples = max(_FEWEST_RESAMPLES, min(_RESAMPLES, _DRAWS // n))
@@ -163,8 +163,8 @@ def _widest(
     lower, upper = candidates[method]
     if lower < upper:
         return (lower, upper), method
-    if _equal(predictions.outputs, reference.outputs):
-        return (lower, upper), "the outputs are identical, bit for bit"
+    if _equal(predictions.outputs, reference.outputs, tolerance=_ROUNDING):
+        return (lower, upper), "the outputs are the same but for rounding"
     return None, "no interval: the outputs differ, but on no sample in a way that the metric shows"
 
 
@@ -181,16 +181,21 @@ def _check_same_samples(predictions: Predictions, reference: Predictions) -> Non
         )
 
 
-def _equal(left: Tensor | dict[str, Tensor], right: Tensor | dict[str, Tensor]) -> bool:
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return left.shape == right.shape and bool(
-            torch.equal(torch.nan_to_num(left), torch.nan_to_num(right))
-            if left.is_floating_point()
-            else torch.equal(left, right)
+def _equal(
+    left: Tensor | dict[str, Tensor], right: Tensor | dict[str, Tensor], tolerance: float = 0.0
+) -> bool:
+    if isinstance(left, dict) or isinstance(right, dict):
+        if not (isinstance(left, dict) and isinstance(right, dict)):
+            return False
+        return left.keys() == right.keys() and all(
+            _equal(left[name], right[name], tolerance) for name in left
         )
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_equal(left[k], right[k]) for k in left)
-    return False
+    if left.shape != right.shape:
+        return False
+    if not left.is_floating_point():
+        return torch.equal(left, right)
+    scale = float(torch.nan_to_num(right, posinf=0, neginf=0).abs().max()) if len(right) else 0.0
+    return torch.allclose(left, right, rtol=0, atol=tolerance * scale, equal_nan=True)
 
 
 def _check_finite(task: Task, *values: float) -> None:

@@ -47,11 +47,11 @@ def predict(predictor: nn.Module | Deployed, split: Split, *, batch_size: int = 
     """
     if len(split) == 0:
         raise DataError(f"the split '{split.name}' is empty. Give it at least one sample.")
-    is_model = isinstance(predictor, nn.Module)
-    device = model_device(predictor) if is_model else torch.device("cpu")
     outputs: list[Outputs] = []
     targets: list[Targets] = []
-    with evaluating(predictor) if is_model else nullcontext():
+    model = predictor if isinstance(predictor, nn.Module) else None
+    device = torch.device("cpu") if model is None else model_device(model)
+    with nullcontext() if model is None else evaluating(model):
         for batch in split.in_order(batch_size):
             found = _to_cpu(batch.to(device).forward(predictor))
             _check(found, batch.indices, split.name)
