@@ -70,8 +70,9 @@ def unwrap_outputs(outputs: Any) -> Outputs:
     if isinstance(logits, Tensor):
         return logits
     if isinstance(outputs, Mapping) and outputs:
-        if all(isinstance(value, Tensor) for value in outputs.values()):
-            return {str(name): value for name, value in outputs.items()}
+        named = {str(name): value for name, value in outputs.items() if isinstance(value, Tensor)}
+        if len(named) == len(outputs):
+            return named
     if isinstance(outputs, tuple | list) and outputs:
         return unwrap_outputs(outputs[0])
     raise ModelError(

@@ -1,4 +1,4 @@
-"""`Network`: a network as data, by the factory that builds it and the file that holds its weights."""
+"""`Network`: a network as data, by the factory that builds it and the file of its weights."""
 
 import inspect
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Network(Spec):
         ...     factory="torch.nn:Linear", arguments={"in_features": 2, "out_features": 1}
         ... ).build()
         Linear(in_features=2, out_features=1, bias=True)
-    """  # noqa: E501
+    """
 
     factory: Factory
     arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of the factory.")
