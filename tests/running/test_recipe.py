@@ -35,7 +35,7 @@ def run(recipe: Recipe, model: nn.Module, out: Path, **options: object) -> Run:
 
 def test_a_recipe_is_data() -> None:
     recipe = Recipe(PruneWeights(sparsity=0.5), Recipe(Train(epochs=2), Train(epochs=1)))
-    assert [type(step).__name__ for step in recipe] == ["PruneWeights", "Train", "Train"]
+    assert [type(step).__name__ for step in recipe.flat()] == ["PruneWeights", "Train", "Train"]
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
     assert eval(repr(recipe)) == recipe
     assert recipe.model_copy(update={"steps": (Train(epochs=2),)}) == Recipe(Train(epochs=2))

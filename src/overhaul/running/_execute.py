@@ -1,7 +1,7 @@
 """A whole run: checks before any work, the steps, the control, the final evaluation."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,8 +49,8 @@ _FORMAT = 1
 
 
 def execute(
-    steps: list[Step],
-    control: list[Step],
+    steps: Sequence[Step],
+    control: Sequence[Step],
     check: Callable[[Traits], Traits],
     model: nn.Module,
     task: Task,
@@ -146,12 +146,12 @@ def _write_header(
         write_text(folder.path / "recipe.yaml", text)
 
 
-def _why_no_control(steps: list[Step], control: list[Step], wanted: bool) -> str | None:
+def _why_no_control(steps: Sequence[Step], control: Sequence[Step], wanted: bool) -> str | None:
     if not wanted:
         return "it was not asked for (control=False)"
     if not any(Trait.TRAINABLE in step.needs for step in control):
         return "the recipe trains nothing, so the original is the control"
-    if control == [step for step in steps if Trait.DEPLOYED not in step.gives]:
+    if list(control) == [step for step in steps if Trait.DEPLOYED not in step.gives]:
         return "the recipe is training alone, so it is its own control"
     return None
 
@@ -160,13 +160,13 @@ class _WholeRun:
     """One run at work in its folder, with the lock held."""
 
     def __init__(
-        self, setting: Setting, folder: RunFolder, steps: list[Step], goal: Goal, misfit: str | None
+        self, setting: Setting, folder: RunFolder, steps: Sequence[Step], goal: Goal, misfit: str | None
     ) -> None:
         self.setting, self.folder, self.steps, self.goal = setting, folder, steps, goal
         self.misfit = misfit
         self.facts_by_part: dict[str, list[Fact]] = {}
 
-    def finish(self, control: list[Step], why_no_control: str | None) -> Run:
+    def finish(self, control: Sequence[Step], why_no_control: str | None) -> Run:
         """Do all that is not done yet."""
         setting, folder = self.setting, self.folder
         self._keep("data", list(setting.data.facts))

@@ -1,6 +1,5 @@
 """`Recipe`: steps in order, and itself a step."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -52,33 +51,30 @@ class Recipe(Step):
 
     __str__ = __repr__
 
-    def __iter__(self) -> Iterator[Step]:  # type: ignore[override]
-        """Yield every step in order, those of nested recipes one by one."""
-        for step in self.steps:
-            if isinstance(step, Recipe):
-                yield from step
-            else:
-                yield step
+    def flat(self) -> tuple[Step, ...]:
+        """Return every step in order, those of nested recipes one by one."""
+        parts = (step.flat() if isinstance(step, Recipe) else (step,) for step in self.steps)
+        return tuple(step for part in parts for step in part)
 
     def check(self, traits: Traits) -> Traits:
         """Check each step against what is true after the one before it."""
-        for number, step in enumerate(self):
+        for number, step in enumerate(self.flat()):
             try:
                 traits = step.check(traits)
             except OrderError as error:
-                order = " -> ".join(type(each).__name__ for each in self)
+                order = " -> ".join(type(each).__name__ for each in self.flat())
                 raise OrderError(f"step {number} of {order}: {error}") from None
         return traits
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Apply each step to what the one before it returned."""
-        for step in self:
+        for step in self.flat():
             model = step.apply(model, ctx)
         return model
 
     def control(self) -> "Recipe | None":
         """Return what is left of every step in the same-budget control."""
-        left = [step for step in (step.control() for step in self) if step is not None]
+        left = [step for step in (step.control() for step in self.flat()) if step is not None]
         return Recipe(*left) if left else None
 
     def run(
@@ -115,8 +111,8 @@ class Recipe(Step):
         """
         control_recipe = self.control()
         return execute(
-            list(self),
-            list(control_recipe) if control_recipe is not None else [],
+            self.flat(),
+            control_recipe.flat() if control_recipe is not None else (),
             self.check,
             model,
             task,
