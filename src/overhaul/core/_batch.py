@@ -12,6 +12,7 @@ from overhaul.core._errors import ModelError
 Outputs: TypeAlias = Tensor | dict[str, Tensor]
 """What a model returns, unwrapped: one tensor, or one for each named task."""
 Targets: TypeAlias = Tensor | dict[str, Tensor]
+"""Labels, `[B, ...]`: one tensor, or one for each named task."""
 
 
 @dataclass(frozen=True)
