@@ -39,6 +39,7 @@ from overhaul.core._optional import load_optional
 from overhaul.core._progress import Progress
 from overhaul.core._random import derived_seed, seed_everything, seeded
 from overhaul.core._run_folder import RunFolder, StepState
+from overhaul.core._schema import json_schema
 from overhaul.core._select import matching_names, owner_of, replace_module_
 from overhaul.core._spec import Factory, Spec, canonical_json
 from overhaul.core._step import Step
@@ -97,6 +98,7 @@ __all__ = [
     "find_class",
     "import_object",
     "import_path",
+    "json_schema",
     "load_optional",
     "load_tensors_",
     "load_weights_",
@@ -105,8 +107,8 @@ __all__ = [
     "model_tensors",
     "nearest",
     "owner_of",
-    "read_state",
     "part_of",
+    "read_state",
     "rebuild",
     "replace_module_",
     "seed_everything",

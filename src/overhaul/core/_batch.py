@@ -12,6 +12,7 @@ from overhaul.core._errors import ModelError
 Outputs: TypeAlias = Tensor | dict[str, Tensor]
 """What a model returns, unwrapped: one tensor, or one for each named task."""
 Targets: TypeAlias = Tensor | dict[str, Tensor]
+"""Labels, `[B, ...]`: one tensor, or one for each named task."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ def unwrap_outputs(outputs: Any) -> Outputs:
     if isinstance(logits, Tensor):
         return logits
     if isinstance(outputs, Mapping) and outputs:
-        if all(isinstance(value, Tensor) for value in outputs.values()):
-            return {str(name): value for name, value in outputs.items()}
+        named = {str(name): value for name, value in outputs.items() if isinstance(value, Tensor)}
+        if len(named) == len(outputs):
+            return named
     if isinstance(outputs, tuple | list) and outputs:
         return unwrap_outputs(outputs[0])
     raise ModelError(

@@ -26,7 +26,7 @@ class Edit(Spec, ABC):
 
 
 class Carried(Spec, ABC):
-    """What a step leaves behind for later training to keep: zeros stay zero, frozen stays frozen."""
+    """What later training is to keep of a step: zeros stay zero, frozen stays frozen."""
 
     @abstractmethod
     def renamed(self, rename: Callable[[str], str | None]) -> Self | None:

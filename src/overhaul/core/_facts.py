@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 
 SplitName: TypeAlias = Literal["train", "val", "test"]
+"""A part of the data: what training sees, what choices are made on, what the verdict is on."""
 
 
 class Fact(BaseModel):

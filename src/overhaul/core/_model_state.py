@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from overhaul.core._edit import Edit
 from overhaul.core._errors import ModelError
+from overhaul.core._names import import_path
 
 
 @contextmanager
@@ -99,19 +100,43 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
 def model_fingerprint(model: nn.Module) -> str:
     """Return a hash of all that decides what the model computes.
 
-    That is its tensors, its printed structure (which holds strides, eps, dropout rates), which
-    parameters are trainable, and the source code of every class in it that is not torch's.
+    That is its tensors, which of them are trainable, its modules and their plain settings (strides,
+    eps, dropout rates), and the source code of every class in it that is not torch's.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(tensor_hash(model_tensors(model)).encode())
     digest.update(repr(model).encode())
     digest.update(" ".join(trainable_names(model)).encode())
-    for cls in sorted(
-        {type(module) for module in model.modules()}, key=lambda cls: cls.__qualname__
-    ):
-        if not cls.__module__.startswith("torch."):
-            try:
-                digest.update(inspect.getsource(cls).encode())
-            except (OSError, TypeError):
-                digest.update(cls.__qualname__.encode())
+    for name, module in model.named_modules():
+        digest.update(f"{name} {type(module).__qualname__} {_plain_settings(module)}".encode())
+    classes = {cls for module in model.modules() for cls in type(module).__mro__}
+    for cls in sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)):
+        if cls.__module__.partition(".")[0] not in ("torch", "builtins"):
+            digest.update(_source(cls).encode())
     return digest.hexdigest()
+
+
+def _plain_settings(module: nn.Module) -> dict[str, str]:
+    """Return the attributes that a forward pass may read and that print the same everywhere."""
+    return {
+        name: text
+        for name, value in sorted(vars(module).items())
+        if not name.startswith("_") and name != "training"
+        if (text := _plain_text(value)) is not None
+    }
+
+
+def _plain_text(value: object) -> str | None:
+    if value is None or isinstance(value, str | bool | int | float | torch.dtype):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        texts = [_plain_text(item) for item in value]
+        return None if None in texts else f"({', '.join(filter(None, texts))})"
+    return import_path(value) if callable(value) else None
+
+
+def _source(cls: type) -> str:
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return cls.__qualname__

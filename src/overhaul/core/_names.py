@@ -49,9 +49,9 @@ def find_class(base: type[T], name: str) -> type[T]:
     """
     if ":" in name:
         found = import_object(name)
-        if isinstance(found, type) and issubclass(found, base):
+        if isinstance(found, type) and issubclass(found, base) and not inspect.isabstract(found):
             return found
-        raise SpecError(f"'{name}' is not a {base.__name__}.")
+        raise SpecError(f"'{name}' is not a {base.__name__} that can be made.")
     known: dict[str, list[type[T]]] = {}
     for cls in concrete_subclasses(base):
         known.setdefault(spec_name(cls), []).append(cls)
@@ -74,8 +74,8 @@ def import_object(path: str) -> Any:
         >>> import_object("math:sqrt")(9.0)
         3.0
     """
-    module_name, separator, attribute = path.partition(":")
-    if not (separator and module_name and attribute):
+    module_name, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), *attribute.split("."))):
         raise SpecError(
             f"'{path}' is not an import path. Write 'package.module:name', for example "
             "'torchvision.models:resnet18'."

@@ -16,6 +16,7 @@ from overhaul.core._errors import CorruptedFileError, RunFolderError
 from overhaul.core._facts import Fact
 from overhaul.core._store import (
     CheckpointFolder,
+    explained,
     read_state,
     remove_leftovers,
     whole_folder,
@@ -75,7 +76,8 @@ class RunFolder:
             yield
             return
         self._check_is_ours()
-        self.path.mkdir(parents=True, exist_ok=True)
+        with explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
             with lock.acquire(timeout=0):
@@ -92,8 +94,9 @@ class RunFolder:
             raise RunFolderError(f"'{self.path}' is a file; a run needs a folder.")
         if self.path.is_dir():
             names = {child.name for child in self.path.iterdir()}
-            names = {name for name in names if name != ".lock" and not name.startswith(".tmp-")}
-            if names and "manifest.json" not in names:
+            # A run that was killed before its first file was whole left these and nothing else.
+            foreign = {name for name in names if name != ".lock" and not name.startswith(".tmp-")}
+            if foreign and "manifest.json" not in names:
                 raise RunFolderError(
                     f"'{self.path}' holds something else than a run (no manifest.json in it). "
                     "Choose an empty or new folder."
@@ -195,6 +198,10 @@ class RunFolder:
         with whole_folder(self.path / "steps" / str(index)) as folder:
             write_state(folder, tree)
         shutil.rmtree(self.checkpoints(index).path, ignore_errors=True)
+        for other in (self.path / "steps").iterdir():
+            number = other.name.partition(".")[0]
+            if number.isdigit() and int(number) > index:
+                shutil.rmtree(other)
 
     def load_step(self, index: int, key: str) -> StepState | None:
         """Return the finished step `index` if it was made with this key.

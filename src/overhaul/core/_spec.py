@@ -2,9 +2,11 @@
 
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -57,8 +59,15 @@ class Spec(BaseModel):
         frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
     )
 
+    bare_field: ClassVar[str | None] = None
+    """The field that is meant where a recipe file has a value instead of a mapping of fields."""
+
     def __init__(self, **fields: Any) -> None:
         """Check the fields; see the class for what they mean."""
+        own = self.spec_name()
+        if list(fields) == [own] and own not in type(self).model_fields:
+            # Otherwise this one field would be read as the short form of another object.
+            raise SpecError(f"{own} has no field '{own}'. {nearest(own, type(self).model_fields)}")
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -89,11 +98,13 @@ class Spec(BaseModel):
 
     @classmethod
     def _from_bare_value(cls, value: Any) -> Self:
-        """Make the spec from a value that is not a mapping of fields; refused unless overridden."""
-        raise SpecError(
-            f"the fields of {cls.spec_name()} are a mapping, got {value!r}. "
-            f"Known: {', '.join(cls.model_fields)}."
-        )
+        """Make the spec from a value that is not a mapping of fields."""
+        if cls.bare_field is None:
+            raise SpecError(
+                f"the fields of {cls.spec_name()} are a mapping, got {value!r}. "
+                f"Known: {', '.join(cls.model_fields) or 'none'}."
+            )
+        return cls(**{cls.bare_field: value})
 
     @model_serializer(mode="plain")
     def _serialize(self) -> Any:
@@ -190,10 +201,14 @@ def _is_short_form(cls: type[Spec], value: Mapping[Any, Any]) -> bool:
 def _same(left: Any, right: Any) -> bool:
     if left is right:
         return True
+    if isinstance(left, bool) != isinstance(right, bool):
+        return False
     if isinstance(left, torch.Tensor) and isinstance(right, torch.Tensor):
-        return torch.equal(left, right)
+        return (left.dtype, left.device) == (right.dtype, right.device) and torch.equal(left, right)
     if isinstance(left, tuple | list) and isinstance(right, tuple | list):
         return len(left) == len(right) and all(map(_same, left, right))
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(_same(left[key], right[key]) for key in left)
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         return bool(np.array_equal(left, right))
     try:
@@ -202,18 +217,30 @@ def _same(left: Any, right: Any) -> bool:
         return False
 
 
+def _plain(value: Any) -> Any:
+    """Turn the look-alikes of plain values (enums, NumPy scalars, paths) into plain values."""
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
 def _to_data(value: Any, field: str, stand_in: StandIn | None) -> Any:
     """Turn the value of a field into plain data, or say which field cannot be saved."""
+    value = _plain(value)
     if isinstance(value, Spec):
         return value.to_data(stand_in)
-    if isinstance(value, tuple | list | frozenset):
+    if isinstance(value, frozenset):
+        value = _in_order(value)
+    if isinstance(value, tuple | list):
         return [_to_data(item, f"{field}[{i}]", stand_in) for i, item in enumerate(value)]
     if isinstance(value, Mapping):
         return {str(k): _to_data(item, f"{field}.{k}", stand_in) for k, item in value.items()}
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    if isinstance(value, Path):
-        return str(value)
     if callable(value) and not isinstance(value, nn.Module):
         path = import_path(value)
         if path is not None:
@@ -236,13 +263,18 @@ def _to_data(value: Any, field: str, stand_in: StandIn | None) -> Any:
 
 
 def _code(value: Any) -> str:
+    value = _plain(value)
     if isinstance(value, tuple):
         inner = ", ".join(map(_code, value))
         return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_code, value))}]"
+    if isinstance(value, frozenset) and value:
+        return f"frozenset({{{', '.join(map(_code, _in_order(value)))}}})"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{k!r}: {_code(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, Path):
-        return repr(str(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
     if callable(value) and not isinstance(value, nn.Module):
         return repr(import_path(value) or value)
     if isinstance(value, torch.Tensor | np.ndarray):
@@ -252,32 +284,48 @@ def _code(value: Any) -> str:
     return repr(value)
 
 
+def _in_order(values: frozenset[Any]) -> list[Any]:
+    """Sort a set, whose own order differs from process to process."""
+    return sorted(values, key=lambda value: (type(value).__name__, _code(value)))
+
+
 def _explain(cls: type[Spec], error: ValidationError) -> str:
-    """Turn pydantic's findings into one sentence each: the rule, the value, what to do."""
-    return "\n".join(_explain_one(cls, detail) for detail in error.errors())
+    """Turn pydantic's findings into one sentence for each field: rule, value, what to do."""
+    findings: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    for detail in error.errors():
+        findings.setdefault(_field_of(detail), []).append(detail)
+    return "\n".join(_explain_field(cls, *found) for found in findings.items())
 
 
-def _explain_one(cls: type[Spec], detail: ErrorDetails) -> str:
-    location = [part for part in detail["loc"] if not _is_union_tag(part)]
-    field = ".".join(map(str, location))
-    value, kind = detail["input"], detail["type"]
-    if kind == "extra_forbidden":
+def _explain_field(cls: type[Spec], location: tuple[str, ...], details: list[ErrorDetails]) -> str:
+    field, detail = ".".join(location), details[0]
+    if detail["type"] == "extra_forbidden":
         return f"{cls.spec_name()} has no field '{field}'. {nearest(field, cls.model_fields)}"
-    if kind == "missing":
+    if detail["type"] == "missing":
         return f"{cls.spec_name()} needs the field `{field}`."
-    if kind == "value_error":
-        inner = detail.get("ctx", {}).get("error")
+    for each in details:
+        inner = each.get("ctx", {}).get("error")
         if isinstance(inner, SpecError):
+            # It was meant to be a spec, so what the other members of a union want is no help.
             return f"in `{field}`: {inner}" if field else str(inner)
-        return f"`{field}` {inner}" if field else str(inner)
-    rule = detail["msg"].replace("Input should be", "must be")
-    known = cls.model_fields.get(str(location[0])) if location else None
+        if isinstance(inner, ValueError):
+            return f"`{field}` {inner}" if field else str(inner)
+    rule = " or ".join(each["msg"].replace("Input should be", "must be") for each in details)
+    known = cls.model_fields.get(location[0]) if location else None
     meaning = f" {known.description}" if known is not None and known.description else ""
-    return f"`{field}` of {cls.spec_name()} {rule}, got {_code(value)}.{meaning}"
+    subject = f"`{field}` of {cls.spec_name()}" if field else f"a {cls.spec_name()}"
+    return f"{subject} {rule}, got {_code(detail['input'])}.{meaning}"
 
 
-def _is_union_tag(part: int | str) -> bool:
-    return isinstance(part, str) and ("[" in part or part.startswith("function-"))
+def _field_of(detail: ErrorDetails) -> tuple[str, ...]:
+    """Return where a finding is, without the parts that name a member of a union."""
+    parts = [part for part in detail["loc"] if not isinstance(part, str) or "[" not in part]
+    while len(parts) > 1 and parts[-1] in _UNION_MEMBERS:
+        parts.pop()
+    return tuple(map(str, parts))
+
+
+_UNION_MEMBERS = {"str", "bool", "int", "float", "none", "callable"}
 
 
 def canonical_json(data: Any) -> str:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -21,7 +23,8 @@ _MARK = "$tensor"
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Say what to do when the disk refuses to take `path`."""
     try:
         yield
     except OSError as error:
@@ -30,10 +33,9 @@ def _explained(path: Path) -> Iterator[None]:
                 f"the disk is full: '{path}' could not be written. What was finished before is "
                 "kept; free some space and start the same line again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG, errno.ENOTDIR):
             raise RunFolderError(
-                f"'{path}' cannot be written: {error.strerror}. Choose a folder that you may "
-                "write to."
+                f"'{path}' cannot be written: {error.strerror}. Choose another folder to write to."
             ) from error
         raise
 
@@ -55,7 +57,7 @@ def sync_file(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file as a whole: under a temporary name, synced, renamed."""
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
         try:
@@ -74,15 +76,17 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder that takes the place of `path` when the block ends well."""
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
         temporary.chmod(0o755)
         try:
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    sync_file(file)
+            for child in temporary.rglob("*"):
+                if child.is_dir():
+                    sync_folder(child)
+                else:
+                    sync_file(child)
             sync_folder(temporary)
             if path.exists():
                 doomed = Path(tempfile.mkdtemp(prefix=".tmp-", dir=path.parent))
@@ -99,7 +103,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what a killed process left under temporary names."""
-    for leftover in folder.rglob(".tmp-*"):
+    for leftover in list(folder.rglob(".tmp-*")):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
@@ -121,9 +125,13 @@ def write_state(folder: Path, tree: Mapping[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _take_tensors(tree, tensors)
-    with _explained(folder):
-        save_file(tensors, folder / _TENSORS)
-    state = {"sha256": file_hash(folder / _TENSORS), "tree": skeleton}
+    with explained(folder):
+        _save_tensors(tensors, folder / _TENSORS)
+    state = {
+        "tensors_sha256": file_hash(folder / _TENSORS),
+        "tree_sha256": _text_hash(json.dumps(skeleton)),
+        "tree": skeleton,
+    }
     write_text(folder / _STATE, json.dumps(state))
 
 
@@ -136,16 +144,36 @@ def read_state(folder: Path) -> dict[str, Any]:
     remedy = f"Delete '{folder}' to have it made again."
     try:
         state = json.loads((folder / _STATE).read_text("utf-8"))
-        if file_hash(folder / _TENSORS) != state["sha256"]:
-            raise CorruptedFileError(
-                f"'{folder / _TENSORS}' is corrupted: its SHA-256 is not the one that was written "
-                f"with it. {remedy}"
-            )
+        for file, found, written in (
+            (_TENSORS, file_hash(folder / _TENSORS), state["tensors_sha256"]),
+            (_STATE, _text_hash(json.dumps(state["tree"])), state["tree_sha256"]),
+        ):
+            if found != written:
+                raise CorruptedFileError(
+                    f"'{folder / file}' is corrupted: its SHA-256 is not the one that was written "
+                    f"with it. {remedy}"
+                )
         tensors = load_file(folder / _TENSORS)
         tree: dict[str, Any] = _put_tensors(state["tree"], tensors)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptedFileError(f"'{folder}' is corrupted: {error}. {remedy}") from error
     return tree
+
+
+def _text_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        # Its own error for a full disk is no OSError; the number is in the text only.
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def _take_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -102,7 +102,7 @@ class Task(Spec, ABC):
     @property
     @abstractmethod
     def output_kind(self) -> Literal["classes", "labels", "values"]:
-        """What the outputs are: logits of classes, logits of independent labels, or plain values."""
+        """What the outputs are: logits of classes or of independent labels, or plain values."""
 
     @property
     def parts(self) -> "dict[str, Task]":

@@ -21,6 +21,7 @@ class Trait(StrEnum):
 
 
 Traits: TypeAlias = frozenset[Trait]
+"""All that is true of a model between two steps."""
 
 WHY_MISSING = {
     Trait.EDITABLE: "the model can no longer be changed there",

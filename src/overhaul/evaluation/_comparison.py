@@ -10,7 +10,9 @@ from overhaul.evaluation._paired_difference import paired_difference
 from overhaul.evaluation._predictions import Predictions
 
 Status: TypeAlias = Literal["proved", "not proved", "refuted"]
+"""What the data say about "not worse by more than `max_drop`"."""
 Effect: TypeAlias = Literal["gain shown", "no gain shown", "harm shown"]
+"""What the data say about "better than the reference"."""
 
 _IN_POINTS = ("accuracy", "f1", "auroc", "precision", "recall")
 
