@@ -113,7 +113,7 @@ def timings(facts: Sequence[Fact]) -> tuple[Timing, ...]:
     return tuple(_timing(fact) for fact in latencies(facts))
 
 
-def test_quality(facts: Sequence[Fact]) -> tuple[tuple[str, ...], tuple[Quality, ...]]:
+def quality_on_test(facts: Sequence[Fact]) -> tuple[tuple[str, ...], tuple[Quality, ...]]:
     """Return the subjects that were measured on the test split, and each metric of them."""
     measured = [fact for fact in facts if is_quality(fact) and fact.split == "test"]
     subjects = tuple(dict.fromkeys(fact.subject for fact in measured))
