@@ -44,11 +44,11 @@ def test_what_was_skipped_for_one_reason_is_gathered() -> None:
     assert skipped_lines([Fact(name="skipped", value=None)])[0].reason == "no reason given"
 
 
-def test_every_fact_but_those_of_epochs_is_listed() -> None:
+def test_every_fact_but_those_of_epochs_and_skipped_ones_is_listed() -> None:
     facts = sample_facts()
-    epochs = [fact for fact in facts if "epoch" in fact.detail]
-    assert epochs
-    assert len(all_lines(facts)) == len(facts) - len(epochs)
+    gathered = [fact for fact in facts if "epoch" in fact.detail or fact.name == "skipped"]
+    assert len(gathered) == 2 * (5 + 12 + 12) + 2
+    assert len(all_lines(facts)) == len(facts) - len(gathered)
 
 
 def test_a_difference_is_listed_in_the_unit_of_its_metric() -> None:

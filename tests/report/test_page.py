@@ -115,6 +115,20 @@ def test_the_page_is_small(finished: str) -> None:
     assert len(finished.encode()) < 500_000
 
 
+def test_the_page_of_a_long_run_is_small_too(run: RunFolder) -> None:
+    layers = [
+        Fact(name="skipped", value=f"block.{index}.norm", subject="0 prune", reason="too small")
+        for index in range(3_000)
+    ]
+    epochs = [
+        Fact(name=name, value=1 / (epoch + 1), subject="1 train", detail={"epoch": epoch})
+        for epoch in range(1_000)
+        for name in ("train_loss", "val_accuracy")
+    ]
+    run.write_facts([*sample_facts(), *layers, *epochs])
+    assert len(_written(run).encode()) < 500_000
+
+
 def test_every_row_is_there_with_its_reasons(finished: str) -> None:
     text = _Page(finished).text
     for row in read_rows(sample_facts()):

@@ -95,7 +95,15 @@ def test_a_latency_that_cannot_be_compared_has_no_bar() -> None:
 
 def test_curves_start_and_end_where_training_did(plots: list[Plot]) -> None:
     assert "1 train 0.35 to 0.1144" in plots[2].description
-    assert "control/0 train" in plots[2].svg
+
+
+def test_the_curves_have_one_legend(plots: list[Plot]) -> None:
+    labels = re.findall(r"<text[^>]*>([^<]*train)</text>", plots[2].svg)
+    assert [label for label in labels if label != "loss on train"] == [
+        "1 train",
+        "3 train",
+        "control/0 train",
+    ]
 
 
 def test_one_epoch_is_a_point() -> None:

@@ -91,9 +91,13 @@ def other_lines(facts: Sequence[Fact]) -> tuple[Line, ...]:
 
 
 def all_lines(facts: Sequence[Fact]) -> tuple[Line, ...]:
-    """Return every fact but those of single epochs."""
+    """Return every fact but those of single epochs, and what was skipped: that is gathered."""
     metric = selection_metric(facts) or ""
-    return tuple(_line(fact, metric) for fact in facts if "epoch" not in fact.detail)
+    return tuple(
+        _line(fact, metric)
+        for fact in facts
+        if "epoch" not in fact.detail and fact.name != "skipped"
+    )
 
 
 def skipped_lines(facts: Sequence[Fact]) -> tuple[Skipped, ...]:
