@@ -52,6 +52,8 @@ class Classification(SingleTask):
         DataError: from `prepare`, if the data breaks a rule.
 
     Example:
+        >>> Classification(data="digits")
+        Classification(data=Digits())
         >>> task = Classification(data="digits")
         >>> data = task.prepare()
         >>> len(data.train), len(data.val), len(data.test)

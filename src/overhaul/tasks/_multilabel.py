@@ -36,7 +36,9 @@ class MultiLabel(SingleTask):
         DataError: from `prepare`, if the data breaks a rule.
 
     Example:
-        >>> task = MultiLabel(class_names=("wet", "cold"))
+        >>> MultiLabel(class_names=("wet", "cold"))
+        MultiLabel(class_names=('wet', 'cold'))
+        >>> task = MultiLabel()
         >>> task.predictions(torch.tensor([[2.0, -1.0]]))
         tensor([[ True, False]])
     """  # noqa: E501
