@@ -90,7 +90,6 @@ __all__ = [
     "Train",
     "Unfreeze",
     "Verdict",
-    "__version__",
     "load",
     "verify",
 ]

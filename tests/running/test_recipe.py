@@ -51,7 +51,7 @@ def test_a_recipe_is_data() -> None:
 
 
 def test_an_empty_recipe_is_refused() -> None:
-    with pytest.raises(SpecError, match="at least one step"):
+    with pytest.raises(SpecError, match=r"at least one step"):
         Recipe()
 
 
@@ -87,7 +87,7 @@ def test_order_is_checked_before_anything_runs(tmp_path: Path) -> None:
 
 
 def test_a_frozen_model_cannot_be_trained(tmp_path: Path) -> None:
-    with pytest.raises(OrderError, match="no parameter requires a gradient"):
+    with pytest.raises(OrderError, match=r"no parameter requires a gradient"):
         run(Recipe(Train(epochs=1)), tiny_cnn().requires_grad_(False), tmp_path / "run")
 
 
@@ -163,13 +163,13 @@ def test_another_model_or_data_or_seed_starts_anew(tmp_path: Path) -> None:
 
 def test_two_runs_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with RunFolder(out).locked(), pytest.raises(RunFolderError, match="another run is at work"):
+    with RunFolder(out).locked(), pytest.raises(RunFolderError, match=r"another run is at work"):
         run(Recipe(PruneWeights(sparsity=0.5)), tiny_cnn(), out)
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all my work")
-    with pytest.raises(RunFolderError, match="something else than a run"):
+    with pytest.raises(RunFolderError, match=r"something else than a run"):
         run(Recipe(PruneWeights(sparsity=0.5)), tiny_cnn(), tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "all my work"
 

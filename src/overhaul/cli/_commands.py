@@ -21,8 +21,8 @@ from overhaul.core import (
     RunFolderError,
     SpecError,
     import_object,
+    json_schema,
 )
-from overhaul.core import json_schema
 from overhaul.deploy import load, verify
 from overhaul.evaluation import (
     cost_facts,

@@ -1,4 +1,4 @@
-"""`Network`: a network as data, by the factory that builds it and the file that holds its weights."""
+"""`Network`: a network as data, by the factory that builds it and the file with its weights."""
 
 import inspect
 from collections.abc import Mapping

@@ -38,7 +38,7 @@ class RecipeFile(Spec):
         ... steps:
         ...   - prune_weights: {sparsity: 0.5}
         ... ''')
-        RecipeFile(model='torch.nn:Flatten', task=Classification(data="digits"), steps=(PruneWeights(sparsity=0.5),))
+        RecipeFile(model='torch.nn:Flatten', task=..., steps=(PruneWeights(sparsity=0.5),))
     """
 
     model: Factory

@@ -15,8 +15,8 @@ Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 class Hardware:
     """Where and how one training runs.
 
-    Under `accelerate launch` there are several processes. Each computes its part of every batch; the
-    gradients are averaged so that the step is the one that a single process would have made.
+    Under `accelerate launch` there are several processes. Each computes its part of every batch;
+    the gradients are averaged so that the step is the one that a single process would have made.
     """
 
     def __init__(self, precision: Precision) -> None:
@@ -72,9 +72,9 @@ class Hardware:
     def forward_pass(self, model: nn.Module, *, last_part: bool) -> Iterator[None]:
         """Compute in the chosen precision; share gradients in the last part of a step only."""
         apart = self.processes > 1 and not last_part
-        with self._accelerator.no_sync(model) if apart else nullcontext():
-            with self._accelerator.autocast():
-                yield
+        alone = self._accelerator.no_sync(model) if apart else nullcontext()
+        with alone, self._accelerator.autocast():
+            yield
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of a scalar."""
