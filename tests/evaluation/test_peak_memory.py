@@ -1,5 +1,7 @@
 """Memory, measured in a process of its own."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,19 @@ def test_activations_are_measured_and_named_inputs_are_given() -> None:
     found = measure_peak_memory(Wide(), batch)
     assert found.bytes is not None
     assert 120 * MEGABYTE <= found.bytes < 170 * MEGABYTE
+
+
+@dataclass
+class _Answer:
+    logits: Tensor
+
+
+def test_outputs_may_be_of_a_class_of_the_users(images: Batch) -> None:
+    class Answering(nn.Module):
+        def forward(self, pixels: Tensor) -> _Answer:
+            return _Answer(logits=pixels.flatten(1))
+
+    assert measure_peak_memory(Answering(), images).reason is None
 
 
 class _Undecided(nn.Module):

@@ -34,10 +34,12 @@ from overhaul.core._names import (
     import_path,
     snake_case,
 )
+from overhaul.core._network import Network, load_weights_
 from overhaul.core._optional import load_optional
 from overhaul.core._progress import Progress
 from overhaul.core._random import derived_seed, seed_everything, seeded
 from overhaul.core._run_folder import RunFolder, StepState
+from overhaul.core._select import matching_names, owner_of, replace_module_
 from overhaul.core._spec import Factory, Spec, canonical_json
 from overhaul.core._step import Step
 from overhaul.core._store import (
@@ -48,7 +50,7 @@ from overhaul.core._store import (
     write_state,
     write_text,
 )
-from overhaul.core._task import SealedSplit, Split, Splits, Task, check_model_fits
+from overhaul.core._task import SealedSplit, Split, Splits, Task, check_model_fits, part_of
 from overhaul.core._traits import Trait, Traits
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "Factory",
     "MissingExtraError",
     "ModelError",
+    "Network",
     "NonFiniteLossError",
     "OrderError",
     "Outputs",
@@ -96,11 +99,16 @@ __all__ = [
     "import_path",
     "load_optional",
     "load_tensors_",
+    "load_weights_",
+    "matching_names",
     "model_fingerprint",
     "model_tensors",
     "nearest",
+    "owner_of",
     "read_state",
+    "part_of",
     "rebuild",
+    "replace_module_",
     "seed_everything",
     "seeded",
     "snake_case",

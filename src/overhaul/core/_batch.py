@@ -44,6 +44,10 @@ class Batch:
             self, inputs=_map(function, self.inputs), targets=_map(function, self.targets)
         )
 
+    def map_inputs(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with `function` applied to every tensor of the inputs."""
+        return replace(self, inputs=_map(function, self.inputs))
+
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch on another device."""
         return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=True))

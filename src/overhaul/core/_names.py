@@ -96,20 +96,25 @@ def import_object(path: str) -> Any:
 
 
 def import_path(obj: Callable[..., Any]) -> str | None:
-    """Return the path under which `obj` can be imported again, or None if there is none.
+    """Return the shortest path under which `obj` can be imported again, or None if there is none.
 
     Lambdas, local functions and bound methods have none.
 
     Example:
-        >>> import math
-        >>> import_path(math.sqrt), import_path(lambda x: x)
-        ('math:sqrt', None)
+        >>> import torch
+        >>> import_path(torch.nn.Linear), import_path(lambda x: x)
+        ('torch.nn:Linear', None)
     """
     module_name = getattr(obj, "__module__", None)
     qualname = getattr(obj, "__qualname__", None)
     if module_name is None or qualname is None or "<" in qualname:
         return None
-    found: Any = sys.modules.get(module_name)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return f"{module_name}:{qualname}" if found is obj else None
+    parts = module_name.split(".")
+    for length in range(1, len(parts) + 1):
+        package = ".".join(parts[:length])
+        found: Any = sys.modules.get(package)
+        for part in qualname.split("."):
+            found = getattr(found, part, None)
+        if found is obj:
+            return f"{package}:{qualname}"
+    return None

@@ -115,10 +115,17 @@ class RunFolder:
             merged = {**self.manifest(), **entries}
             write_text(self.path / "manifest.json", json.dumps(merged, indent=2) + "\n")
 
-    def count_test_opening(self, by: str) -> None:
-        """Record that the test split was opened; before it is read, so that none goes uncounted."""
-        openings = [*self.manifest().get("test_openings", []), by]
+    def count_test_opening(self, key: str) -> int:
+        """Record that the test split is opened, and return how often it has been.
+
+        Call it before the split is read, so that no opening goes uncounted.
+
+        Args:
+            key: The key of what is judged.
+        """
+        openings = [*self.manifest().get("test_openings", []), key]
         self.update_manifest(test_openings=openings, test_opened=len(openings))
+        return len(openings)
 
     def write_facts(self, facts: list[Fact]) -> None:
         """Write all facts of the run, one a line."""
@@ -127,11 +134,45 @@ class RunFolder:
             write_text(self.path / "facts.jsonl", text)
 
     def facts(self) -> list[Fact]:
-        """Return the facts of the run."""
+        """Return the facts of the run.
+
+        Raises:
+            CorruptedFileError: a line is not a fact.
+        """
         path = self.path / "facts.jsonl"
         if not path.exists():
             return []
-        return [Fact.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
+        try:
+            # Not `splitlines`: JSON leaves some of the characters that it splits at as they are.
+            lines = path.read_text("utf-8").split("\n")
+            return [Fact.model_validate_json(line) for line in lines if line]
+        except ValueError as error:
+            raise CorruptedFileError(f"'{path}' is corrupted: {error}.") from error
+
+    def save_stage(self, name: str, key: str, facts: list[Fact]) -> None:
+        """Save what a stage of the run besides its steps found."""
+        if self.writable:
+            data = [fact.model_dump(mode="json", exclude_defaults=True) for fact in facts]
+            text = json.dumps({"key": key, "facts": data}, indent=1)
+            write_text(self.path / "stages" / f"{name}.json", text + "\n")
+
+    def load_stage(self, name: str, key: str) -> list[Fact] | None:
+        """Return what a stage found, if it was made with this key.
+
+        Raises:
+            CorruptedFileError: it is there, and it is not what was written.
+        """
+        path = self.path / "stages" / f"{name}.json"
+        if not path.exists():
+            return None
+        try:
+            saved = json.loads(path.read_text("utf-8"))
+            facts = [Fact.model_validate(data) for data in saved["facts"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptedFileError(
+                f"'{path}' is corrupted: {error}. Delete it to have it made again."
+            ) from error
+        return facts if saved["key"] == key else None
 
     def checkpoints(self, index: int) -> CheckpointFolder:
         """Return where the unfinished step `index` keeps its checkpoints."""

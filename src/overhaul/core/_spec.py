@@ -39,6 +39,9 @@ Factory: TypeAlias = Annotated[
 ]
 """A function or class that builds a network; in a recipe file its import path."""
 
+StandIn: TypeAlias = Callable[[Any], Any]
+"""Returns what to write in place of something that a file cannot hold."""
+
 
 class Spec(BaseModel):
     """A frozen description with a name, that prints as the code that makes it.
@@ -93,12 +96,8 @@ class Spec(BaseModel):
         )
 
     @model_serializer(mode="plain")
-    def _to_short_form(self) -> Any:
-        fields = {
-            name: _to_data(value, f"{self.spec_name()}.{name}")
-            for name, value in self._changed_fields().items()
-        }
-        return {self.spec_name(): fields} if fields else self.spec_name()
+    def _serialize(self) -> Any:
+        return self.to_data()
 
     def _changed_fields(self) -> dict[str, Any]:
         fields = type(self).model_fields
@@ -141,13 +140,20 @@ class Spec(BaseModel):
         fields = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self)(**{**fields, **(update or {})})
 
-    def to_data(self) -> Any:
+    def to_data(self, stand_in: "StandIn | None" = None) -> Any:
         """Return the short form made of dicts, lists, strings and numbers only.
+
+        Args:
+            stand_in: Returns what to write for a network or for data; without it they are refused.
 
         Raises:
             SpecError: a field holds something that a file cannot (a lambda, a network, data).
         """
-        return self._to_short_form()
+        fields = {
+            name: _to_data(value, f"{self.spec_name()}.{name}", stand_in)
+            for name, value in self._changed_fields().items()
+        }
+        return {self.spec_name(): fields} if fields else self.spec_name()
 
     @classmethod
     def from_data(cls, data: Any) -> Self:
@@ -196,34 +202,36 @@ def _same(left: Any, right: Any) -> bool:
         return False
 
 
-def _to_data(value: Any, field: str) -> Any:
+def _to_data(value: Any, field: str, stand_in: StandIn | None) -> Any:
     """Turn the value of a field into plain data, or say which field cannot be saved."""
     if isinstance(value, Spec):
-        return value.to_data()
+        return value.to_data(stand_in)
     if isinstance(value, tuple | list | frozenset):
-        return [_to_data(item, f"{field}[{i}]") for i, item in enumerate(value)]
+        return [_to_data(item, f"{field}[{i}]", stand_in) for i, item in enumerate(value)]
     if isinstance(value, Mapping):
-        return {str(k): _to_data(item, f"{field}.{k}") for k, item in value.items()}
+        return {str(k): _to_data(item, f"{field}.{k}", stand_in) for k, item in value.items()}
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Path):
         return str(value)
+    if callable(value) and not isinstance(value, nn.Module):
+        path = import_path(value)
+        if path is not None:
+            return path
+        raise SpecError(
+            f"`{field}` holds {getattr(value, '__qualname__', value)!r}, which cannot be "
+            "imported by name. Move it to the top level of a module of yours."
+        )
+    if stand_in is not None:
+        return stand_in(value)
     if isinstance(value, nn.Module):
         raise SpecError(
             f"`{field}` holds a network ({type(value).__name__}), which a recipe file cannot "
             "hold. Give a factory by its import path and a weights file instead."
         )
-    if callable(value):
-        path = import_path(value)
-        if path is None:
-            raise SpecError(
-                f"`{field}` holds {getattr(value, '__qualname__', value)!r}, which cannot be "
-                "imported by name. Move it to the top level of a module of yours."
-            )
-        return path
     raise SpecError(
         f"`{field}` holds {type(value).__name__}, which a recipe file cannot hold. Give data by "
-        "the name of a built-in data set or by a factory's import path."
+        "the name of a built-in data set."
     )
 
 

@@ -9,6 +9,7 @@ from overhaul.core._context import Context
 from overhaul.core._errors import OrderError
 from overhaul.core._names import concrete_subclasses
 from overhaul.core._spec import Spec
+from overhaul.core._task import Splits, Task
 from overhaul.core._traits import WHY_MISSING, Trait, Traits
 
 
@@ -39,6 +40,15 @@ class Step(Spec, ABC):
                 f"{type(self).__name__} needs the trait '{trait}': {WHY_MISSING[trait]}.{remedy}"
             )
         return (traits - self.takes) | self.gives
+
+    def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
+        """Check, before any step of the run starts, what needs files, packages or data.
+
+        Args:
+            original: The model as the user gave it; earlier steps may change it before this one.
+            task: Loss and metrics.
+            data: Checked and split.
+        """
 
     @abstractmethod
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:

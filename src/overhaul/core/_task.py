@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,20 @@ class Task(Spec, ABC):
 
     @property
     @abstractmethod
+    def output_kind(self) -> Literal["classes", "labels", "values"]:
+        """What the outputs are: logits of classes, logits of independent labels, or plain values."""
+
+    @property
+    def parts(self) -> "dict[str, Task]":
+        """The named tasks that this one is made of: itself, unless it is made of several."""
+        return {"task": self}
+
+    @abstractmethod
+    def output_size(self, data: Splits) -> int:
+        """Return how many outputs a model needs for one sample."""
+
+    @property
+    @abstractmethod
     def selection_metric(self) -> str:
         """The name of the one number to choose by, a key of what `metrics` returns."""
 
@@ -159,3 +173,8 @@ def _shapes(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return tuple(_shapes(item) for item in value)
     return type(value).__name__
+
+
+def part_of(values: Tensor | dict[str, Tensor], part: str) -> Tensor:
+    """Return what belongs to a named part of a task: the tensor itself where there is just one."""
+    return values if isinstance(values, Tensor) else values[part]

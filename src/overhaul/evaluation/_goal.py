@@ -18,7 +18,7 @@ class Goal(Spec):
     """
 
     max_drop: float = Field(
-        0.01,
+        default=0.01,
         ge=0,
         allow_inf_nan=False,
         description="How much worse than the original, in units of the selection metric.",

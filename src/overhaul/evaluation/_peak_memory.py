@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from overhaul.core import Batch, evaluating
+from overhaul.core import Batch, Outputs, evaluating, unwrap_outputs
 from overhaul.evaluation import _peak_memory_process
 from overhaul.evaluation._model_device import model_device
 
@@ -85,10 +85,21 @@ def _run(folder: Path, threads: int, timeout_s: float) -> PeakMemory:
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> None:
     with evaluating(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(model, args, kwargs)
+        program = torch.export.export(_OnlyTensors(model), args, kwargs)
         # They would be stored with the model and count as its memory.
         program.example_inputs = None
         torch.export.save(program, path)
+
+
+class _OnlyTensors(nn.Module):
+    """Returns no object of a library's class, which the process would have to know."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Outputs:
+        return unwrap_outputs(self.model(*args, **kwargs))
 
 
 def _arguments(inputs: tuple[Any, ...] | dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

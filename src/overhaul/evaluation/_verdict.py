@@ -1,5 +1,6 @@
 """`Verdict`: what a run has shown on the sealed test split."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -47,6 +48,12 @@ class Verdict(BaseModel):
                 raise ValueError(f"give either `{name}` or `{name}_reason`, and not both")
         return self
 
+    @classmethod
+    def from_facts(cls, facts: Iterable[Fact]) -> "Verdict":
+        """Return the verdict that `verdict_facts` wrote down."""
+        (fact,) = (fact for fact in facts if fact.name == "verdict")
+        return cls.model_validate(fact.detail["verdict"])
+
     @property
     def headline(self) -> Comparison | None:
         """The comparison that decides: with the original, or with the control in its absence."""
@@ -93,8 +100,8 @@ def verdict_facts(verdict: Verdict) -> list[Fact]:
             reason=_reasons(verdict),
             detail={
                 "reference": None if headline is None else headline.reference,
-                "against_control": None if verdict.control is None else verdict.control.effect,
-                "test_opened": verdict.test_opened,
+                "sentences": str(verdict).splitlines(),
+                "verdict": verdict.model_dump(mode="json"),
             },
         ),
     ]

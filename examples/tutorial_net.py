@@ -1,0 +1,23 @@
+"""The network of a well-known tutorial on convolutional networks, for images of 10 x 10."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TutorialNet(nn.Module):
+    """Two convolutions and two linear layers, with a flattened size written into the code."""
+
+    def __init__(self) -> None:
+        """Make the network for one input channel and ten classes."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3)
+        self.conv2 = nn.Conv2d(32, 64, 3)
+        self.fc1 = nn.Linear(64 * 6 * 6, 100)
+        self.fc2 = nn.Linear(100, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images `[B, 1, 10, 10]` to logits `[B, 10]`."""
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv2(x))
+        x = x.view(-1, 64 * 6 * 6)
+        return self.fc2(F.relu(self.fc1(x)))

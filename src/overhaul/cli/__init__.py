@@ -1,0 +1,5 @@
+"""The command line: a thin shell over the package."""
+
+from overhaul.cli._app import main
+
+__all__ = ["main"]

@@ -1,0 +1,97 @@
+"""`Network`: a network as data, by the factory that builds it and the file that holds its weights."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from overhaul.core._errors import CorruptedFileError, ModelError, SpecError
+from overhaul.core._spec import Factory, Spec
+
+
+class Network(Spec):
+    """A network as data: what builds it, and which weights it gets.
+
+    Args:
+        factory: A function or class that returns an `nn.Module`, or its import path
+            (`package.module:name`).
+        arguments: Keyword arguments for the factory.
+        weights: A `.safetensors` file, or a `.pt`/`.pth` state dict, which is read without running
+            code from it. None keeps what the factory initializes.
+
+    Example:
+        >>> Network(factory="torch.nn:Linear", arguments={"in_features": 2, "out_features": 1}).build()
+        Linear(in_features=2, out_features=1, bias=True)
+    """  # noqa: E501
+
+    factory: Factory
+    arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of the factory.")
+    weights: str | None = Field(default=None, description="A .safetensors, .pt or .pth file.")
+
+    def build(self) -> nn.Module:
+        """Return the network with its weights.
+
+        Raises:
+            SpecError: the factory refuses its arguments, or returns something else.
+            ModelError: the weights do not belong to this network.
+            CorruptedFileError: the weights file is not readable as what its name says.
+        """
+        try:
+            inspect.signature(self.factory).bind(**self.arguments)
+        except TypeError as error:
+            raise SpecError(f"the factory {self.factory!r} cannot be called so: {error}.") from None
+        model: object = self.factory(**self.arguments)
+        if not isinstance(model, nn.Module):
+            raise SpecError(
+                f"the factory {self.factory!r} must return a torch.nn.Module, got "
+                f"{type(model).__name__}."
+            )
+        if self.weights is not None:
+            load_weights_(model, Path(self.weights))
+        return model
+
+
+def load_weights_(model: nn.Module, path: Path) -> None:
+    """Load a state dict file into the model, every key exactly.
+
+    Raises:
+        ModelError: keys or shapes differ.
+        CorruptedFileError: the file cannot be read.
+    """
+    if not path.is_file():
+        raise ModelError(f"there is no weights file '{path}' (looked from '{Path.cwd()}').")
+    state = _read_state_dict(path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise ModelError(
+            f"the weights in '{path}' do not belong to this {type(model).__name__}: {text[:600]}"
+        ) from None
+
+
+def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state: object = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+        raise CorruptedFileError(
+            f"'{path}' cannot be read as weights: {error}. Get the file again, or save the state "
+            "dict anew with safetensors."
+        ) from error
+    except Exception as error:  # torch.load raises pickle's own error for what is not plain data
+        raise ModelError(
+            f"'{path}' holds more than plain weights, and Overhaul runs no code from files: "
+            f"{str(error).splitlines()[0]} Save `model.state_dict()` instead of the whole model."
+        ) from error
+    if not isinstance(state, Mapping):
+        raise ModelError(f"'{path}' holds {type(state).__name__}, not a state dict.")
+    inner = state.get("state_dict", state)
+    return inner if isinstance(inner, Mapping) else state

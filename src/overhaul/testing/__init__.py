@@ -1,0 +1,15 @@
+"""For tests of your own steps and plugs."""
+
+from overhaul.testing._check_spec import check_spec, example_of
+from overhaul.testing._check_step import check_step
+from overhaul.testing._tiny import TinyCNN, tiny_arrays, tiny_cnn, tiny_task
+
+__all__ = [
+    "TinyCNN",
+    "check_spec",
+    "check_step",
+    "example_of",
+    "tiny_arrays",
+    "tiny_cnn",
+    "tiny_task",
+]

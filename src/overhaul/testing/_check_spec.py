@@ -1,0 +1,58 @@
+"""`check_spec`: what holds of every step, plug, task and edit."""
+
+import doctest
+import inspect
+import json
+from typing import Any
+
+import overhaul
+from overhaul.core import Spec, SpecError
+
+
+def example_of(cls: type[Spec]) -> Spec:
+    """Return the object that the `Example:` of a spec's docstring makes.
+
+    Raises:
+        AssertionError: the docstring has no example that makes one.
+    """
+    namespace: dict[str, Any] = {**vars(overhaul), cls.__name__: cls}
+    for example in doctest.DocTestParser().get_examples(inspect.getdoc(cls) or ""):
+        try:
+            made = eval(example.source, namespace)  # noqa: S307 - the project's own docstring
+        except SyntaxError:
+            exec(example.source, namespace)  # noqa: S102
+            continue
+        if isinstance(made, cls):
+            return made
+    raise AssertionError(f"the docstring of {cls.__name__} has no Example that makes one")
+
+
+def check_spec(spec: Spec) -> None:
+    """Check what holds of every spec.
+
+    It prints as code that makes an equal one; it survives YAML and JSON; a copy is equal; it is
+    frozen; an unknown field is refused with the nearest known ones; its docstring has an example.
+
+    Raises:
+        AssertionError: something of this does not hold.
+
+    Example:
+        >>> from overhaul.training import Train
+        >>> check_spec(Train(epochs=2))
+    """
+    cls = type(spec)
+    name = cls.__name__
+    assert "Example:" in (inspect.getdoc(cls) or ""), f"{name}: the docstring has no Example"
+    namespace = {**vars(overhaul), name: cls}
+    assert eval(repr(spec), namespace) == spec, f"{name}: repr does not evaluate to an equal one"  # noqa: S307
+    assert cls.from_yaml(spec.to_yaml()) == spec, f"{name}: YAML does not round-trip"
+    as_json = json.loads(json.dumps(spec.to_data()))
+    assert cls.from_data(as_json) == spec, f"{name}: JSON does not round-trip"
+    assert spec.model_copy() == spec, f"{name}: a copy is not equal"
+    assert hash(spec.model_copy()) == hash(spec), f"{name}: an equal one has another hash"
+    try:
+        spec.model_copy(update={"no_such_field": 1})
+    except SpecError as error:
+        assert "Known:" in str(error), f"{name}: the error names no known field: {error}"
+    else:
+        raise AssertionError(f"{name} takes a field that it does not have")

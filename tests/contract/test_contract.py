@@ -1,0 +1,51 @@
+"""Every public spec, found by walking `overhaul.__all__`, keeps the contract of its kind."""
+
+import inspect
+
+import pytest
+
+import overhaul
+from overhaul.core import Spec, Step
+from overhaul.testing import check_spec, check_step, example_of
+
+SPECS = [
+    cls
+    for name in overhaul.__all__
+    if inspect.isclass(cls := getattr(overhaul, name))
+    and issubclass(cls, Spec)
+    and not inspect.isabstract(cls)
+]
+STEPS = [cls for cls in SPECS if issubclass(cls, Step)]
+METHOD_ROOMS = ("pruning", "distillation", "transfer", "multitask")
+
+
+def test_something_is_found() -> None:
+    assert len(STEPS) >= 6
+    assert len(SPECS) > len(STEPS)
+
+
+@pytest.mark.parametrize("cls", SPECS, ids=lambda cls: cls.__name__)
+def test_spec(cls: type[Spec]) -> None:
+    check_spec(example_of(cls))
+
+
+@pytest.mark.parametrize("cls", SPECS, ids=lambda cls: cls.__name__)
+def test_every_field_is_described_in_the_docstring(cls: type[Spec]) -> None:
+    text = inspect.getdoc(cls) or ""
+    missing = [name for name in cls.model_fields if f"{name}:" not in text]
+    assert missing == []
+
+
+@pytest.mark.parametrize("cls", STEPS, ids=lambda cls: cls.__name__)
+def test_step(cls: type[Step]) -> None:
+    step = example_of(cls)
+    assert isinstance(step, Step)
+    check_step(step)
+
+
+@pytest.mark.parametrize("cls", STEPS, ids=lambda cls: cls.__name__)
+def test_a_method_names_its_paper(cls: type[Step]) -> None:
+    if cls.__module__.split(".")[1] in METHOD_ROOMS and cls.__name__ != "Unfreeze":
+        assert "Paper:" in (inspect.getdoc(cls) or "")
+    else:
+        assert cls.__doc__
