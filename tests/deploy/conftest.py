@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -70,6 +70,13 @@ class Classes(Task):
 
     def prepare(self) -> Splits:
         raise NotImplementedError
+
+    @property
+    def output_kind(self) -> Literal["classes"]:
+        return "classes"
+
+    def output_size(self, data: Splits) -> int:
+        return 3
 
     @property
     def selection_metric(self) -> str:

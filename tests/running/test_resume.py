@@ -49,7 +49,7 @@ def run_and_die_at_write(folder: Path, number: int, *, before: bool) -> None:
         if count == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    os.replace = replace  # type: ignore[assignment]
+    os.replace = replace
     run_it(folder)
 
 
