@@ -68,6 +68,6 @@ def test_batches_go_round_at_the_end_of_a_small_split() -> None:
 
 
 def test_the_training_mode_of_normalization_counts_as_a_change_in_place() -> None:
-    with pytest.raises(ArtifactError, match=r"changes `norm\.running_mean` in place"):
+    with pytest.raises(ArtifactError, match=r"changes `norm\.num_batches_tracked` in place"):
         Interface.of(network("images").train(), task_of("images").prepare().val)
     assert Interface.of(Features().eval(), task_of("features").prepare().val).outputs
