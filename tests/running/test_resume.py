@@ -49,7 +49,7 @@ def run_and_die_at_write(folder: Path, number: int, *, before: bool) -> None:
         if count == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    os.replace = replace  # type: ignore[assignment]
+    os.replace = replace
     run_it(folder)
 
 
@@ -102,7 +102,7 @@ def test_killed_ten_times_at_random_moments(
     for _ in range(10):
         process = processes.Process(target=run_it, args=(folder,))
         process.start()
-        process.join(timeout=draw.uniform(0.1, 0.5) * whole_s)
+        process.join(timeout=draw.uniform(0.05, 0.25) * whole_s)
         killed += process.is_alive()
         process.kill()
         process.join()

@@ -109,7 +109,7 @@ def test_a_batch_without_labels_has_loss_zero_and_gradient_zero() -> None:
     logits = torch.randn(3, 4, requires_grad=True)
     task = Classification(allow_missing=True)
     loss = task.losses(logits, torch.full((3,), -1))["task"]
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert float(loss.detach()) == 0
     assert logits.grad is not None
     assert bool((logits.grad == 0).all())

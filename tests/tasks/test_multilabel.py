@@ -54,7 +54,7 @@ def test_samples_without_any_label_known_change_nothing(seed: int) -> None:
 def test_a_single_missing_label_has_no_gradient() -> None:
     logits = torch.zeros(2, 2, requires_grad=True)
     loss = MultiLabel(allow_missing=True).losses(logits, torch.tensor([[1, -1], [-1, 0]]))["task"]
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert float(loss.detach()) == pytest.approx(0.6931, abs=1e-4)
     assert logits.grad is not None
     assert logits.grad.tolist() == [[-0.25, 0], [0, 0.25]]
