@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from overhaul.evaluation import measure_latency
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-from cifar_resnet import resnet20  # noqa: E402
-from tutorial_net import TutorialNet  # noqa: E402
+from cifar_resnet import resnet20
+from tutorial_net import TutorialNet
 
 
 def training_step(model: nn.Module, images: Tensor, *, channels_last: bool) -> object:

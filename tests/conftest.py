@@ -3,7 +3,7 @@
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from torch import nn
+
+from overhaul.core import CheckpointFolder, Context, Progress
+from overhaul.testing import tiny_task
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -102,3 +106,25 @@ def restore(state: dict[str, Any]) -> None:
     torch.set_num_threads(state["torch threads"])
     torch.set_grad_enabled(state["torch gradient mode"])
     torch.use_deterministic_algorithms(state["torch deterministic mode"])
+
+
+@pytest.fixture
+def make_context(tmp_path: Path) -> Callable[..., Context]:
+    """Return a function that makes a context for a model; keywords replace its fields."""
+
+    def make(model: nn.Module, **fields: Any) -> Context:
+        task = fields.pop("task", None) or tiny_task()
+        return Context(
+            **{
+                "task": task,
+                "data": task.prepare(),
+                "original": model,
+                "checkpoints": CheckpointFolder(tmp_path / "checkpoints"),
+                "artifact_folder": tmp_path / "artifact",
+                "label": "0 step",
+                "progress": Progress(quiet=True),
+                **fields,
+            }
+        )
+
+    return make

@@ -23,7 +23,15 @@ from overhaul.distillation import Distill, SwapModel
 from overhaul.evaluation import Goal, Verdict
 from overhaul.pruning import KeepZeros, PruneWeights
 from overhaul.running import Recipe, RecipeFile, Run
-from overhaul.tasks import Classification, MultiLabel, Normalize, Regression
+from overhaul.tasks import (
+    Cifar10,
+    Classification,
+    Digits,
+    FashionMnist,
+    MultiLabel,
+    Normalize,
+    Regression,
+)
 from overhaul.training import (
     SGD,
     AdamW,
@@ -46,15 +54,18 @@ __all__ = [
     "AdamW",
     "Artifact",
     "ArtifactError",
+    "Cifar10",
     "Classification",
     "Constant",
     "CorruptedFileError",
     "Cosine",
     "DataError",
     "Deploy",
+    "Digits",
     "Distill",
     "EarlyStop",
     "Fact",
+    "FashionMnist",
     "Flip",
     "Freeze",
     "Frozen",
@@ -90,7 +101,6 @@ __all__ = [
     "Train",
     "Unfreeze",
     "Verdict",
-    "__version__",
     "load",
     "verify",
 ]

@@ -31,7 +31,7 @@ def test_spec(cls: type[Spec]) -> None:
 
 @pytest.mark.parametrize("cls", SPECS, ids=lambda cls: cls.__name__)
 def test_every_field_is_described_in_the_docstring(cls: type[Spec]) -> None:
-    text = inspect.getdoc(cls) or ""
+    text = "".join(inspect.getdoc(base) or "" for base in cls.__mro__ if issubclass(base, Spec))
     missing = [name for name in cls.model_fields if f"{name}:" not in text]
     assert missing == []
 

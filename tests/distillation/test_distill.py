@@ -105,9 +105,7 @@ def test_a_student_learns_from_soft_targets_alone(make_context: MakeContext) -> 
     student = tiny_cnn(width=3)
     ctx = make_context(teacher)
     ctx.checkpoints._path = ctx.checkpoints._path / "student"
-    plan = Train(
-        epochs=15, batch_size=8, optimizer=AdamW(lr=1e-2), objective=Distill(weight=1.0)
-    )
+    plan = Train(epochs=15, batch_size=8, optimizer=AdamW(lr=1e-2), objective=Distill(weight=1.0))
     plan.apply(student, ctx)
     assert max(float(f.value or 0) for f in ctx.facts if f.name == "val_accuracy") > 0.9
 
@@ -130,7 +128,7 @@ def test_the_teacher_may_be_a_network_a_factory_or_a_file(
 
 
 def test_a_network_is_refused_on_saving_with_its_field() -> None:
-    with pytest.raises(SpecError, match="`distill.teacher` holds a network"):
+    with pytest.raises(SpecError, match=r"`distill.teacher` holds a network"):
         Distill(teacher=tiny_cnn()).to_yaml()
 
 
@@ -141,13 +139,13 @@ def test_a_network_teacher_round_trips() -> None:
 
 def test_a_teacher_that_does_not_fit_is_refused_before_work() -> None:
     task = tiny_task()
-    with pytest.raises(ModelError, match="the teacher cannot teach this task"):
+    with pytest.raises(ModelError, match=r"the teacher cannot teach this task"):
         Distill(teacher=TinyCNN(classes=7)).preflight(tiny_cnn(), task, task.prepare())
 
 
 def test_a_missing_teacher_file_is_refused_before_work(tmp_path: Path) -> None:
     task = tiny_task()
-    with pytest.raises(ModelError, match="there is no weights file"):
+    with pytest.raises(ModelError, match=r"there is no weights file"):
         Distill(teacher=str(tmp_path / "no.safetensors")).preflight(
             tiny_cnn(), task, task.prepare()
         )
@@ -183,12 +181,12 @@ def test_swap_model_drops_what_was_carried_for_the_old_model(make_context: MakeC
 def test_a_student_that_does_not_fit_is_refused_before_work() -> None:
     task = tiny_task()
     step = SwapModel(factory=TinyCNN, arguments={"classes": 9})
-    with pytest.raises(ModelError, match="the network of SwapModel does not fit the task"):
+    with pytest.raises(ModelError, match=r"the network of SwapModel does not fit the task"):
         step.preflight(tiny_cnn(), task, task.prepare())
 
 
 def test_wrong_arguments_of_a_factory_are_refused() -> None:
     task = tiny_task()
     step = SwapModel(factory=TinyCNN, arguments={"widht": 9})
-    with pytest.raises(SpecError, match="cannot be called so: got an unexpected keyword"):
+    with pytest.raises(SpecError, match=r"cannot be called so: got an unexpected keyword"):
         step.preflight(tiny_cnn(), task, task.prepare())

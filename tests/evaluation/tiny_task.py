@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -48,6 +48,13 @@ class TinyClassification(_TinyTask):
     """Logits `[N, C]` against labels `[N]`, judged by accuracy."""
 
     @property
+    def output_kind(self) -> Literal["classes"]:
+        return "classes"
+
+    def output_size(self, data: Splits) -> int:
+        return 2
+
+    @property
     def selection_metric(self) -> str:
         return "accuracy"
 
@@ -86,6 +93,13 @@ class TinyF1(TinyClassification):
 
 class TinyRegression(_TinyTask):
     """Values `[N]` judged by the mean absolute error, of which less is better."""
+
+    @property
+    def output_kind(self) -> Literal["values"]:
+        return "values"
+
+    def output_size(self, data: Splits) -> int:
+        return 1
 
     @property
     def selection_metric(self) -> str:

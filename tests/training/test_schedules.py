@@ -23,5 +23,5 @@ def test_constant_stays() -> None:
 
 
 def test_a_learning_rate_below_zero_is_refused() -> None:
-    with pytest.raises(SpecError, match="`lr` of adamw must be greater than 0, got -1.0"):
+    with pytest.raises(SpecError, match=r"`lr` of adamw must be greater than 0, got -1.0"):
         AdamW(lr=-1.0)

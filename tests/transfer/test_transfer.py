@@ -62,7 +62,7 @@ def test_unfreeze_lets_a_layer_train_again(make_context: MakeContext) -> None:
     model = tiny_cnn()
     ctx = make_context(deepcopy(model))
     Freeze().apply(model, ctx)
-    with pytest.raises(SpecError, match="Put Unfreeze before Train"):
+    with pytest.raises(SpecError, match=r"Put Unfreeze before Train"):
         Train(epochs=1).apply(model, ctx)
     Unfreeze(layers=("conv",)).apply(model, ctx)
     before = tensors_of(model)
@@ -87,9 +87,9 @@ def test_freezing_twice_adds_up_and_unfreezing_all_leaves_nothing(
 
 def test_a_pattern_that_matches_nothing_is_refused(make_context: MakeContext) -> None:
     model = tiny_cnn()
-    with pytest.raises(ModelError, match="`layers` 'con' matches nothing. Did you mean 'conv'"):
+    with pytest.raises(ModelError, match=r"`layers` 'con' matches nothing. Did you mean 'conv'"):
         Freeze(layers=("con",)).apply(model, make_context(model))
-    with pytest.raises(ModelError, match="`exclude` 'head' matches nothing"):
+    with pytest.raises(ModelError, match=r"`exclude` 'head' matches nothing"):
         Freeze(exclude=("head",)).apply(model, make_context(model))
 
 
@@ -138,13 +138,13 @@ def test_a_head_that_cannot_be_found_is_asked_for(make_context: MakeContext) -> 
 
 def test_a_head_that_is_not_there_is_refused(make_context: MakeContext) -> None:
     model = tiny_cnn()
-    with pytest.raises(ModelError, match="`head` 'fcc' is not in the model. Did you mean 'fc'"):
+    with pytest.raises(ModelError, match=r"`head` 'fcc' is not in the model. Did you mean 'fc'"):
         ReplaceHead(head="fcc").apply(model, make_context(model))
 
 
 def test_a_head_of_another_kind_is_refused(make_context: MakeContext) -> None:
     model = tiny_cnn()
-    with pytest.raises(ModelError, match="'bn' is a BatchNorm2d"):
+    with pytest.raises(ModelError, match=r"'bn' is a BatchNorm2d"):
         ReplaceHead(head="bn").apply(model, make_context(model))
 
 

@@ -21,8 +21,8 @@ from overhaul.core import (
     RunFolderError,
     SpecError,
     import_object,
+    json_schema,
 )
-from overhaul.core import json_schema
 from overhaul.deploy import load, verify
 from overhaul.evaluation import (
     cost_facts,
@@ -56,6 +56,7 @@ def run(
     recipe: RecipeArgument,
     out: OutOption,
     control: Annotated[bool, typer.Option(help="Run the same-budget control.")] = True,
+    cost: Annotated[bool, typer.Option(help="Measure latency and peak memory.")] = True,
     require_proved: Annotated[
         bool, typer.Option("--require-proved", help="Exit with 8 unless the goal is proved.")
     ] = False,
@@ -64,7 +65,9 @@ def run(
 ) -> None:
     """Run a recipe. The same line goes on with a run that was interrupted."""
     _import_from_here(recipe)
-    finished = RecipeFile.read(recipe).run(out=out, control=control, progress=Progress(quiet=quiet))
+    finished = RecipeFile.read(recipe).run(
+        out=out, control=control, cost=cost, progress=Progress(quiet=quiet)
+    )
     _finish(finished, as_json, require_proved)
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overhaul.core import Progress, Splits, seeded
+from overhaul.core import Progress, Task, seeded
 from overhaul.deploy import Deploy
 from overhaul.distillation import Distill, SwapModel
 from overhaul.evaluation import Goal
@@ -33,7 +33,8 @@ class DigitsNet(nn.Module):
         """Map `[B, 1, 8, 8]` to logits `[B, 10]`."""
         x = F.max_pool2d(F.relu(self.norm1(self.conv1(x))), 2)
         x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
-        return self.head(F.relu(self.hidden(x.flatten(1))))
+        logits: Tensor = self.head(F.relu(self.hidden(x.flatten(1))))
+        return logits
 
 
 def small_net() -> DigitsNet:
@@ -41,8 +42,9 @@ def small_net() -> DigitsNet:
     return DigitsNet(width=8)
 
 
-def train_existing_model(data: Splits, epochs: int = 12) -> DigitsNet:
-    """Train the model that the demo takes as given, by a plain loop without Overhaul."""
+def train_existing_model(task: Task, epochs: int = 12) -> DigitsNet:
+    """Train the model that the demo takes as given, by a plain loop."""
+    data = task.prepare()
     with seeded(0):
         net = DigitsNet(width=64)
         optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
@@ -50,7 +52,7 @@ def train_existing_model(data: Splits, epochs: int = 12) -> DigitsNet:
             for indices in torch.split(torch.randperm(len(data.train)), 64):
                 batch = data.train.read(indices)
                 optimizer.zero_grad()
-                F.cross_entropy(net(*batch.inputs), batch.targets).backward()
+                task.loss(batch.forward(net), batch.targets).backward()
                 optimizer.step()
     return net.eval()
 
@@ -59,7 +61,7 @@ def run_demo(out: Path, progress: Progress) -> Run:
     """Shrink, distill, prune and deploy a network that was trained on digits."""
     task = Classification(data="digits", test_fraction=0.4)
     progress.say("training the network that the demo takes as given (a plain torch loop)")
-    net = train_existing_model(task.prepare())
+    net = train_existing_model(task)
     recipe = Recipe(
         SwapModel(factory=small_net),
         Train(epochs=20, objective=Distill(teacher="original"), optimizer=AdamW(lr=3e-3)),

@@ -1,4 +1,4 @@
-"""`Network`: a network as data, by the factory that builds it and the file of its weights."""
+"""`Network`: a network as data, by the factory that builds it and the file with its weights."""
 
 import inspect
 from collections.abc import Mapping
@@ -26,10 +26,11 @@ class Network(Spec):
             code from it. None keeps what the factory initializes.
 
     Example:
-        >>> Network(
-        ...     factory="torch.nn:Linear", arguments={"in_features": 2, "out_features": 1}
-        ... ).build()
-        Linear(in_features=2, out_features=1, bias=True)
+        >>> network = Network(factory="torch.nn:Flatten")
+        >>> network
+        Network(factory='torch.nn:Flatten')
+        >>> network.build()
+        Flatten(start_dim=1, end_dim=-1)
     """
 
     factory: Factory

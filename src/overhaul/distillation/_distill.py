@@ -29,10 +29,11 @@ class Distill(Objective):
     .. math:: L = (1 - \lambda)\,L_\text{task}
               + \lambda\,T^2\,\mathrm{KL}\bigl(\sigma(z_t / T)\,\|\,\sigma(z_s / T)\bigr)
 
-    with the logits :math:`z_s, z_t` of student and teacher. The factor :math:`T^2` keeps the size of the
-    gradient when the temperature changes. For independent labels, the divergence is the sum of that
-    of each label; for plain values it is half the squared distance. The teacher sees the very inputs that the student sees,
-    augmentations included, is in evaluation mode and does not learn.
+    with the logits :math:`z_s, z_t` of student and teacher. The factor :math:`T^2` keeps the size
+    of the gradient when the temperature changes. For independent labels, the divergence is the sum
+    of that of each label; for plain values it is half the squared distance. The teacher sees the
+    very inputs that the student sees, augmentations included, is in evaluation mode and does not
+    learn.
 
     Args:
         teacher: `original` (the model that the run was given), a network, a `Network` (factory and

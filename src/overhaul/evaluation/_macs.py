@@ -67,7 +67,7 @@ def _padded_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-class _SeenOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _SeenOperators(TorchDispatchMode):
     """Notes the operators whose multiplications nobody counts."""
 
     supports_higher_order_operators = True

@@ -22,19 +22,21 @@ _PRUNABLE = (
 class PruneWeights(Step):
     r"""Set the weights of smallest magnitude to zero, and keep them zero in later training.
 
-    With a threshold :math:`\tau`, :math:`w \leftarrow w\,[|w| > \tau]`. With a sparsity :math:`s`, exactly
-    :math:`\mathrm{round}(s N)` of the :math:`N` weights become zero, those of smallest magnitude: of
-    all layers together (`scope="global"`) or of each layer for itself (`"layer"`).
+    With a threshold :math:`\tau`, :math:`w \leftarrow w\,[|w| > \tau]`. With a sparsity
+    :math:`s`, exactly :math:`\mathrm{round}(s N)` of the :math:`N` weights become zero, those of
+    smallest magnitude: of all layers together (`scope="global"`) or of each layer for itself
+    (`"layer"`).
 
-    The tensors keep their shapes: the file compresses better, but neither the plain file nor an engine
-    without sparse kernels gets smaller or faster. The report says so.
+    The tensors keep their shapes: the file compresses better, but the plain file gets no smaller,
+    and an engine without sparse kernels no faster. The report says so.
 
     Args:
         sparsity: Fraction of the weights that become zero, in [0, 1).
-        threshold: The magnitude :math:`\tau` up to which weights become zero, instead of `sparsity`.
+        threshold: The magnitude :math:`\tau` up to which weights become zero, instead of
+            `sparsity`.
         scope: Whether layers are compared with each other. Default `global`.
-        layers: Patterns of module paths (`layer1`, `*.conv2`). Default: the matrices and kernels of every
-            linear, convolutional, recurrent and attention layer. Biases are never pruned.
+        layers: Patterns of module paths (`layer1`, `*.conv2`). Default: the matrices and kernels
+            of every linear, convolutional, recurrent and attention layer. Biases are never pruned.
         exclude: Patterns of module paths that are left as they are.
 
     Raises:
@@ -45,8 +47,8 @@ class PruneWeights(Step):
         >>> PruneWeights(sparsity=0.8)
         PruneWeights(sparsity=0.8)
 
-    Paper: Han et al., NeurIPS 2015.  Differs: a count of weights instead of a multiple of each layer's
-    standard deviation.
+    Paper: Han et al., NeurIPS 2015.  Differs: a count of weights instead of a multiple of each
+    layer's standard deviation.
     """
 
     sparsity: float | None = Field(

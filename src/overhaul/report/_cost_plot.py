@@ -48,7 +48,7 @@ def cost_plot(rows: Sequence[Row], original: Row | None) -> Plot | None:
             y=alt.Y("subject:N", sort=None, title=None).axis(
                 minExtent=LABEL_WIDTH,
                 maxExtent=LABEL_WIDTH,
-                labelLimit=LABEL_WIDTH - 8,
+                labelLimit=LABEL_WIDTH - 24,
                 ticks=False,
                 domain=False,
                 labelPadding=5,

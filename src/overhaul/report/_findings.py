@@ -91,9 +91,13 @@ def other_lines(facts: Sequence[Fact]) -> tuple[Line, ...]:
 
 
 def all_lines(facts: Sequence[Fact]) -> tuple[Line, ...]:
-    """Return every fact but those of single epochs."""
+    """Return every fact but those of single epochs, and what was skipped: that is gathered."""
     metric = selection_metric(facts) or ""
-    return tuple(_line(fact, metric) for fact in facts if "epoch" not in fact.detail)
+    return tuple(
+        _line(fact, metric)
+        for fact in facts
+        if "epoch" not in fact.detail and fact.name != "skipped"
+    )
 
 
 def skipped_lines(facts: Sequence[Fact]) -> tuple[Skipped, ...]:
@@ -113,7 +117,7 @@ def timings(facts: Sequence[Fact]) -> tuple[Timing, ...]:
     return tuple(_timing(fact) for fact in latencies(facts))
 
 
-def test_quality(facts: Sequence[Fact]) -> tuple[tuple[str, ...], tuple[Quality, ...]]:
+def quality_on_test(facts: Sequence[Fact]) -> tuple[tuple[str, ...], tuple[Quality, ...]]:
     """Return the subjects that were measured on the test split, and each metric of them."""
     measured = [fact for fact in facts if is_quality(fact) and fact.split == "test"]
     subjects = tuple(dict.fromkeys(fact.subject for fact in measured))

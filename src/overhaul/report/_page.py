@@ -21,8 +21,8 @@ from overhaul.report._findings import (
     compact,
     data_lines,
     other_lines,
+    quality_on_test,
     skipped_lines,
-    test_quality,
     timings,
 )
 from overhaul.report._numbers import change
@@ -109,7 +109,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         cost_plot(rows, original),
         training_plot(facts, metric),
     ]
-    test_subjects, test_rows = test_quality(facts)
+    test_subjects, test_rows = quality_on_test(facts)
     return {
         "name": folder.path.resolve().name,
         "asked": _asked(manifest, metric),

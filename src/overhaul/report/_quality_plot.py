@@ -48,7 +48,7 @@ def quality_plot(rows: Sequence[Row], metric: str | None) -> Plot | None:
         y=alt.Y("subject:N", sort=None, title=None).axis(
             minExtent=LABEL_WIDTH,
             maxExtent=LABEL_WIDTH,
-            labelLimit=LABEL_WIDTH - 16,
+            labelLimit=LABEL_WIDTH - 24,
             labelPadding=9,
             ticks=False,
         )

@@ -1,5 +1,6 @@
 """The plot of training, epoch by epoch."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 _AXIS_WIDTH = 62
+_MOST_DOTS = 50
 _Curve: TypeAlias = list[tuple[str, int, float]]
 
 
@@ -48,7 +50,7 @@ def _curve(facts: Sequence[Fact], name: str) -> _Curve:
     ]
 
 
-def _chart(name: str, curve: _Curve, subjects: Sequence[str]) -> "alt.Chart":
+def _chart(name: str, curve: _Curve, subjects: Sequence[str]) -> "alt.LayerChart":
     import altair as alt
 
     factor = 100.0 if is_fraction(name) else 1.0
@@ -57,23 +59,24 @@ def _chart(name: str, curve: _Curve, subjects: Sequence[str]) -> "alt.Chart":
         for subject, epoch, value in curve
         if subject in subjects
     ]
-    colours, dashes = list(SERIES[: len(subjects)]), list(DASHES[: len(subjects)])
-    chart: alt.Chart = (
-        alt.Chart(alt.InlineData(values=points))
-        .mark_line(strokeWidth=2, point={"size": 26, "opacity": 1})
-        .encode(
-            x=alt.X("epoch:Q", title="epoch").axis(
-                tickMinStep=1, format="d", grid=False, tickCount=6
-            ),
-            y=alt.Y("value:Q", title=_label(name) + (", %" if factor > 1 else ""))
-            .scale(zero=False)
-            .axis(tickCount=5, minExtent=36, maxExtent=36),
-            color=alt.Color("subject:N").scale(domain=list(subjects), range=colours),
-            strokeDash=alt.StrokeDash("subject:N").scale(domain=list(subjects), range=dashes),
-        )
-        .properties(width=WIDTH - _AXIS_WIDTH - 14, height=120)
+    lengths = Counter(point["subject"] for point in points)
+    short = [point for point in points if lengths[point["subject"]] <= _MOST_DOTS]
+    x = alt.X("epoch:Q", title="epoch").axis(tickMinStep=1, format="d", grid=False, tickCount=6)
+    y = (
+        alt.Y("value:Q", title=_label(name) + (", %" if factor > 1 else ""))
+        .scale(zero=False)
+        .axis(tickCount=5, minExtent=36, maxExtent=36)
     )
-    return chart
+    colours, dashes = list(SERIES[: len(subjects)]), list(DASHES[: len(subjects)])
+    colour = alt.Color("subject:N").scale(domain=list(subjects), range=colours)
+    dash = alt.StrokeDash("subject:N").scale(domain=list(subjects), range=dashes)
+    lines = alt.Chart(alt.InlineData(values=points)).mark_line(strokeWidth=2)
+    dots = alt.Chart(alt.InlineData(values=short)).mark_circle(size=26, opacity=1)
+    layers = (
+        lines.encode(x=x, y=y, color=colour, strokeDash=dash),
+        dots.encode(x=x, y=y, color=colour),
+    )
+    return alt.LayerChart(layer=layers, width=WIDTH - _AXIS_WIDTH - 14, height=120)
 
 
 def _label(name: str) -> str:

@@ -59,6 +59,7 @@ def execute(
     goal: Goal,
     seed: int,
     with_control: bool,
+    with_cost: bool,
     progress: Progress,
 ) -> Run:
     """Run steps as `Recipe.run` describes.
@@ -73,6 +74,7 @@ def execute(
         goal: What is to be proved.
         seed: Everything random depends on it.
         with_control: Whether the control is run.
+        with_cost: Whether latency and memory are measured.
         progress: Where progress is shown.
     """
     folder = RunFolder(out, writable=os.environ.get("RANK", "0") == "0")
@@ -84,7 +86,7 @@ def execute(
         _write_header(folder, setting, steps_as_data, goal)
         why_no_control = _why_no_control(steps, control, with_control)
         run = _WholeRun(setting, folder, steps, goal, misfit)
-        return run.finish([] if why_no_control else control, why_no_control)
+        return run.finish([] if why_no_control else control, why_no_control, with_cost)
 
 
 def _prepare(
@@ -160,13 +162,18 @@ class _WholeRun:
     """One run at work in its folder, with the lock held."""
 
     def __init__(
-        self, setting: Setting, folder: RunFolder, steps: Sequence[Step], goal: Goal, misfit: str | None
+        self,
+        setting: Setting,
+        folder: RunFolder,
+        steps: Sequence[Step],
+        goal: Goal,
+        misfit: str | None,
     ) -> None:
         self.setting, self.folder, self.steps, self.goal = setting, folder, steps, goal
         self.misfit = misfit
         self.facts_by_part: dict[str, list[Fact]] = {}
 
-    def finish(self, control: Sequence[Step], why_no_control: str | None) -> Run:
+    def finish(self, control: Sequence[Step], why_no_control: str | None, with_cost: bool) -> Run:
         """Do all that is not done yet."""
         setting, folder = self.setting, self.folder
         self._keep("data", list(setting.data.facts))
@@ -181,7 +188,8 @@ class _WholeRun:
             control_states = run_steps(setting, control, folder.child("control"), prefix="control/")
             self._keep_states("control/", control_states)
         last = states[-1].key
-        self._keep("cost", self._stage("cost", last, lambda: self._measure_cost(states)))
+        if with_cost:
+            self._keep("cost", self._stage("cost", last, lambda: self._measure_cost(states)))
         key = chain(last, [self.goal.to_data(), [state.key for state in control_states]])
         contenders = self._contenders(states, control_states)
         self._keep(

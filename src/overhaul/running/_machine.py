@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 _PACKAGES = (
-    "overhaul", "torch", "numpy", "accelerate", "torchmetrics", "onnx", "onnxruntime", "torchvision",
-    "transformers", "timm",
-)  # fmt: skip
+    *("overhaul", "torch", "numpy", "accelerate", "torchmetrics", "onnx", "onnxruntime"),
+    *("torchvision", "transformers", "timm"),
+)
 
 
 def machine() -> dict[str, Any]:

@@ -86,9 +86,10 @@ class Recipe(Step):
         goal: Goal | None = None,
         seed: int = 0,
         control: bool = True,
+        cost: bool = True,
         progress: Progress | None = None,
     ) -> Run:
-        """Apply the recipe to a copy of the model, judge the result, and keep all of it in a folder.
+        """Apply the recipe to a copy of the model, judge the result, and keep it all in a folder.
 
         The same call on the same folder goes on where it was interrupted, and uses again every
         step whose model, data, seed and steps before it are the same.
@@ -99,8 +100,11 @@ class Recipe(Step):
             out: The run folder; made if it does not exist.
             goal: What is to be proved. Default `Goal()`.
             seed: Everything random depends on it.
-            control: Whether to run the control that gets the same training budget. It takes about as
-                long again; without it the verdict cannot tell the recipe's merit from the training's.
+            control: Whether to run the control that gets the same training budget. It takes about
+                as long again; without it the verdict cannot tell the recipe's merit from the
+                training's.
+            cost: Whether to measure latency and peak memory of the original and of the result,
+                which takes some ten seconds; nominal cost is always measured.
             progress: Where to show progress. Default: standard error.
 
         Raises:
@@ -120,5 +124,6 @@ class Recipe(Step):
             goal=goal or Goal(),
             seed=seed,
             with_control=control,
+            with_cost=cost,
             progress=progress or Progress(),
         )

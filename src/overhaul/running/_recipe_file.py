@@ -30,14 +30,15 @@ class RecipeFile(Spec):
         SpecError: a key or a name is unknown; the nearest known one is named.
 
     Example:
-        >>> text = '''
-        ... model: torchvision.models:resnet18
-        ... task: {classification: {data: cifar10}}
+        >>> from overhaul.pruning import PruneWeights
+        >>> from overhaul.tasks import Classification
+        >>> RecipeFile.from_yaml('''
+        ... model: torch.nn:Flatten
+        ... task: {classification: {data: digits}}
         ... steps:
-        ...   - train: {epochs: 1}
-        ... '''
-        >>> RecipeFile.from_yaml(text).seed  # doctest: +SKIP
-        0
+        ...   - prune_weights: {sparsity: 0.5}
+        ... ''')
+        RecipeFile(model='torch.nn:Flatten', task=..., steps=(PruneWeights(sparsity=0.5),))
     """
 
     model: Factory
@@ -75,7 +76,12 @@ class RecipeFile(Spec):
         ).build()
 
     def run(
-        self, *, out: str | Path, control: bool = True, progress: Progress | None = None
+        self,
+        *,
+        out: str | Path,
+        control: bool = True,
+        cost: bool = True,
+        progress: Progress | None = None,
     ) -> Run:
         """Run it; see `Recipe.run`."""
         return self.recipe.run(
@@ -85,5 +91,6 @@ class RecipeFile(Spec):
             goal=self.goal,
             seed=self.seed,
             control=control,
+            cost=cost,
             progress=progress,
         )

@@ -52,6 +52,8 @@ class Classification(SingleTask):
         DataError: from `prepare`, if the data breaks a rule.
 
     Example:
+        >>> Classification(data="digits")
+        Classification(data=Digits())
         >>> task = Classification(data="digits")
         >>> data = task.prepare()
         >>> len(data.train), len(data.val), len(data.test)
@@ -92,8 +94,8 @@ class Classification(SingleTask):
     @property
     def output_names(self) -> tuple[str, ...] | None:
         """The names of the classes: the field's, or those of the built-in data."""
-        if self.class_names is None and self.data is not None:
-            return self.data.class_names
+        if self.class_names is None and self.source is not None:
+            return self.source.class_names
         return self.class_names
 
     @property

@@ -26,8 +26,14 @@ from overhaul.tasks._samples import Samples
 from overhaul.tasks._sealed import SealedData
 
 
+def _source(value: Any) -> Any:
+    """Turn the name of built-in data into the data source; `fashion_mnist` is `fashion-mnist`."""
+    if value is None or isinstance(value, DataSource):
+        return value
+    return DataSource.from_data(_with_hyphens(value))
+
+
 def _with_hyphens(value: Any) -> Any:
-    """Let `fashion_mnist` name `fashion-mnist`."""
     if isinstance(value, str) and ":" not in value:
         return value.replace("_", "-")
     if isinstance(value, Mapping) and len(value) == 1:
@@ -67,7 +73,7 @@ class DataTask(Task, ABC):
     train: _RuntimeData = None
     val: _RuntimeData = None
     test: _RuntimeData = None
-    data: Annotated[DataSource | None, BeforeValidator(_with_hyphens)] = Field(
+    data: Annotated[DataSource | str | None, BeforeValidator(_source)] = Field(
         default=None, description="Built-in data, by name."
     )
     val_fraction: float = Field(default=0.1, gt=0, lt=1, description="Part of train for val.")
@@ -136,8 +142,8 @@ class DataTask(Task, ABC):
             DataError: there is no data, or it is of a form that cannot be read.
         """
         raw: dict[SplitName, Any] = {}
-        if self.data is not None:
-            raw.update(self.data.load())
+        if self.source is not None:
+            raw.update(self.source.load())
         elif self.train is not None:
             raw["train"] = self.train
             if self.val is not None:
@@ -152,6 +158,11 @@ class DataTask(Task, ABC):
                 f"DataLoader, or the name of built-in data: data='...' ({', '.join(names)})."
             )
         return {name: as_samples(value, name, self.target_key) for name, value in raw.items()}
+
+    @property
+    def source(self) -> DataSource | None:
+        """The built-in data, if it is that."""
+        return self.data if isinstance(self.data, DataSource) else None
 
     def split_plan(self) -> SplitPlan:
         """Return how splits are made and checked."""

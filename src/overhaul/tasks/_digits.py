@@ -17,6 +17,8 @@ class Digits(DataSource):
     Shapes: `[N, 1, 8, 8]` of float32 in [0, 1]; 10 classes.
 
     Example:
+        >>> Digits()
+        Digits()
         >>> images, labels = Digits().load()["train"]
         >>> images.shape, images.dtype, float(images.max())
         (torch.Size([1797, 1, 8, 8]), torch.float32, 1.0)

@@ -36,7 +36,9 @@ class MultiLabel(SingleTask):
         DataError: from `prepare`, if the data breaks a rule.
 
     Example:
-        >>> task = MultiLabel(class_names=("wet", "cold"))
+        >>> MultiLabel(class_names=("wet", "cold"))
+        MultiLabel(class_names=('wet', 'cold'))
+        >>> task = MultiLabel()
         >>> task.predictions(torch.tensor([[2.0, -1.0]]))
         tensor([[ True, False]])
     """  # noqa: E501
@@ -59,8 +61,8 @@ class MultiLabel(SingleTask):
     @property
     def output_names(self) -> tuple[str, ...] | None:
         """The names of the labels: the field's, or those of the built-in data."""
-        if self.class_names is None and self.data is not None:
-            return self.data.class_names
+        if self.class_names is None and self.source is not None:
+            return self.source.class_names
         return self.class_names
 
     def output_size(self, data: Splits) -> int:

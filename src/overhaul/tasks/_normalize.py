@@ -26,6 +26,8 @@ class Normalize(Spec):
         DataError: `mean` or `std` has another number of entries than the inputs have channels.
 
     Example:
+        >>> Normalize(mean=0.5, std=0.5)
+        Normalize(mean=0.5, std=0.5)
         >>> Normalize(mean=0.5, std=0.5)(torch.tensor([[0.0, 1.0]]))
         tensor([[-1.,  1.]])
     """

@@ -32,7 +32,9 @@ class Regression(SingleTask):
         DataError: from `prepare`, if the data breaks a rule.
 
     Example:
-        >>> task = Regression(metric="mae")
+        >>> Regression(metric="mae")
+        Regression(metric='mae')
+        >>> task = Regression()
         >>> task.loss(torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 1.0]))
         tensor(2.)
     """

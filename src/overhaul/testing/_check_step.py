@@ -25,10 +25,10 @@ from overhaul.testing._tiny import tiny_cnn, tiny_task
 def check_step(step: Step, *, model: nn.Module | None = None, task: Task | None = None) -> None:
     """Check that a step keeps the contract that every step keeps.
 
-    Besides what `check_spec` checks: the user's model is untouched, bit for bit, its hooks and flags
-    included; the same seed gives the same result; every change of structure is recorded, so that the
-    result is rebuilt from the original; types, devices and training flags stay; what the step promises
-    of the model (`check`) is true of it; and a second run in the same folder uses the first's result.
+    Besides what `check_spec` checks: the user's model is untouched, bit for bit, its hooks and
+    flags included; the same seed gives the same result; every change of structure is recorded, so
+    that the result is rebuilt from the original; types and devices stay; what the step promises of
+    the model (`check`) is true of it; and a second run in the same folder uses the first's result.
 
     Args:
         step: The step, with its fields set.

@@ -32,7 +32,7 @@ def tiny_cnn(width: int = 6, classes: int = 3) -> TinyCNN:
 
 
 def tiny_arrays(samples: int = 48, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return noisy images `[N, 1, 8, 8]` with one bright column per class, and their labels `[N]`."""
+    """Return noisy images `[N, 1, 8, 8]` with a bright column per class, and labels `[N]`."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(samples) % classes
     images = torch.rand(samples, 1, 8, 8, generator=generator)

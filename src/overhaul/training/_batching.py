@@ -24,8 +24,8 @@ def parts_of(
 ) -> tuple[list[Tensor], list[float]]:
     r"""Cut each batch into the parts that one process computes one after the other.
 
-    The gradient of a batch is the mean over its samples. With :math:`n_i` of :math:`n` samples in part
-    :math:`i` and an average over :math:`P` processes, the loss of a part is weighted by
+    The gradient of a batch is the mean over its samples. With :math:`n_i` of :math:`n` samples in
+    part :math:`i` and an average over :math:`P` processes, the loss of a part is weighted by
     :math:`P\,n_i / n`; so the step is the same however the batch is cut.
 
     Args:
@@ -35,8 +35,8 @@ def parts_of(
         processes: How many there are.
 
     Returns:
-        The positions of each part, `accumulate` for each batch, and the weight of each. A batch with
-        fewer samples than parts has empty parts: one sample with the weight 0.
+        The positions of each part, `accumulate` for each batch, and the weight of each. A batch
+        with fewer samples than parts has empty parts: one sample with the weight 0.
 
     Example:
         >>> parts_of([torch.arange(6)], accumulate=1, rank=1, processes=2)

@@ -18,8 +18,8 @@ class BoundCombiner(nn.Module, ABC):
 
         Args:
             losses: Named scalar losses.
-            backward: Accumulates the gradient of a scalar; call it instead of `.backward()`, since it
-                takes care of loss scaling and of several processes.
+            backward: Accumulates the gradient of a scalar; call it instead of `.backward()`, since
+                it takes care of loss scaling and of several processes.
 
         Returns:
             The total loss, to be shown.

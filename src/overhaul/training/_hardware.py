@@ -15,8 +15,8 @@ Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 class Hardware:
     """Where and how one training runs.
 
-    Under `accelerate launch` there are several processes. Each computes its part of every batch; the
-    gradients are averaged so that the step is the one that a single process would have made.
+    Under `accelerate launch` there are several processes. Each computes its part of every batch;
+    the gradients are averaged so that the step is the one that a single process would have made.
     """
 
     def __init__(self, precision: Precision) -> None:
@@ -62,6 +62,9 @@ class Hardware:
 
     def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Return the optimizer with loss scaling where the precision needs it."""
+        if self._accelerator.scaler is None:
+            # Accelerate's wrapper searches for optional packages in each step: 0.3 ms of it.
+            return optimizer
         prepared: torch.optim.Optimizer = self._accelerator.prepare_optimizer(optimizer)
         return prepared
 
@@ -69,9 +72,9 @@ class Hardware:
     def forward_pass(self, model: nn.Module, *, last_part: bool) -> Iterator[None]:
         """Compute in the chosen precision; share gradients in the last part of a step only."""
         apart = self.processes > 1 and not last_part
-        with self._accelerator.no_sync(model) if apart else nullcontext():
-            with self._accelerator.autocast():
-                yield
+        alone = self._accelerator.no_sync(model) if apart else nullcontext()
+        with alone, self._accelerator.autocast():
+            yield
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradient of a scalar."""

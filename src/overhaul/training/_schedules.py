@@ -20,8 +20,8 @@ class Constant(Schedule):
     """The optimizer's own rate throughout.
 
     Example:
-        >>> Constant().factor(0.7)
-        1.0
+        >>> Constant()
+        Constant()
     """
 
     def factor(self, progress: float) -> float:
@@ -41,6 +41,8 @@ class Cosine(Schedule):
         floor: The factor at the end. Default 0.
 
     Example:
+        >>> Cosine(warmup=0.1)
+        Cosine(warmup=0.1)
         >>> round(Cosine(warmup=0.0).factor(0.5), 3)
         0.5
 
@@ -66,6 +68,8 @@ class StepDecay(Schedule):
         gamma: The factor at each. Default 0.1.
 
     Example:
+        >>> StepDecay(milestones=(0.5,))
+        StepDecay(milestones=(0.5,))
         >>> StepDecay(milestones=(0.5,)).factor(0.6)
         0.1
     """

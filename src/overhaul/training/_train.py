@@ -37,16 +37,16 @@ from overhaul.training._observer import BoundObserver, EpochReport, Observer
 from overhaul.training._optimizers import AdamW, Optimizer
 from overhaul.training._schedules import Cosine, Schedule
 
-# On a GPU, asking for the value of a loss waits for all work before it; so it is asked for less often.
+# On a GPU, asking for the value of a loss waits for all work before it: it is asked for seldom.
 _STEPS_BETWEEN_CHECKS_ON_GPU = 16
 
 
 class Train(Step):
     r"""Train the model on the training split and keep the weights that do best on validation.
 
-    For each batch :math:`B` the objective gives named losses :math:`L_k`, the combiner turns them into
-    one gradient, the optimizer makes a step, every constraint makes itself hold again, and
-    then every observer looks on. After each epoch the task's number to choose by is measured on
+    For each batch the objective gives named losses :math:`L_k`, the combiner turns them into one
+    gradient, the optimizer makes a step, every constraint makes itself hold again, and then every
+    observer looks on. After each epoch the task's number to choose by is measured on
     `val`. The weights from before the training take part in the choice, so training never
     makes the model worse on `val`.
 
@@ -63,8 +63,9 @@ class Train(Step):
         clip_norm: Largest norm of the gradient; None does not clip.
         precision: `fp32`, `bf16` or (on a GPU) `fp16`, by autocast. Evaluation is in `fp32`.
         accumulate: Parts in which a batch is computed, to save memory; the step is the same.
-        channels_last: Store images and kernels channels last. None: where it helps, which is on a GPU in
-            half precision, and on a CPU for convolutions with BatchNorm (`benchmarks/channels_last.py`).
+        channels_last: Store images and kernels channels last. None: where it helps, which is on a
+            GPU in half precision, and on a CPU for convolutions with BatchNorm
+            (`benchmarks/channels_last.py`).
         keep: `best` on validation, or the `last` weights.
         workers: Processes that read data ahead.
 
@@ -178,7 +179,8 @@ class _Loop:
             model.to(memory_format=torch.contiguous_format)
             if plan.channels_last:
                 raise ModelError(
-                    f"`channels_last` was asked for and the model cannot do it: {error} Leave it out."
+                    "`channels_last` was asked for and the model cannot do it: "
+                    f"{error} Leave it out."
                 ) from error
             return False
         return True
@@ -229,7 +231,8 @@ class _Loop:
             f"val {self._metric} {metrics[self._metric]:.4f}, {seconds:.1f} s"
         )
         self._remember_if_best(report)
-        return any([observer.after_epoch(report) for observer in self.observers])
+        wishes = [observer.after_epoch(report) for observer in self.observers]
+        return any(wishes)
 
     def _train_epoch_(self, epoch: int) -> float:
         ctx, plan = self.ctx, self.plan

@@ -49,8 +49,8 @@ class Unfreeze(Step):
         ModelError: a pattern matches nothing.
 
     Example:
-        >>> Unfreeze(layers=("layer4",))
-        Unfreeze(layers=('layer4',))
+        >>> Unfreeze(layers=("conv",))
+        Unfreeze(layers=('conv',))
 
     Paper: Howard and Ruder, ACL 2018, section 3.3 (gradual unfreezing).
     """

@@ -1,0 +1,26 @@
+"""From a PyTorch module to a folder that runs without it: export, check, time, choose, reopen."""
+
+from overhaul.deploy._artifact import Artifact, load
+from overhaul.deploy._deploy import Deploy
+from overhaul.deploy._engine import Engine, Runner
+from overhaul.deploy._manifest import Manifest, ManifestEntry
+from overhaul.deploy._onnxruntime import OnnxRuntime
+from overhaul.deploy._signature import Signature, TensorInfo
+from overhaul.deploy._torch import Torch
+from overhaul.deploy._verify import Verification, verify
+
+__all__ = [
+    "Artifact",
+    "Deploy",
+    "Engine",
+    "Manifest",
+    "ManifestEntry",
+    "OnnxRuntime",
+    "Runner",
+    "Signature",
+    "TensorInfo",
+    "Torch",
+    "Verification",
+    "load",
+    "verify",
+]

@@ -1,0 +1,112 @@
+"""`capture`: from a module to a graph that does not need its class."""
+
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from overhaul.core import ArtifactError, Batch, unwrap_outputs
+from overhaul.deploy._interface import Interface, flat_inputs, named
+from overhaul.deploy._quiet import quiet
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n\s+(.+)')
+_LONGEST = 400
+
+
+def capture(model: nn.Module, batch: Batch, interface: Interface) -> ExportedProgram:
+    """Trace one forward pass with a batch dimension that may change.
+
+    The program takes the inputs in order and returns a tuple of the outputs in order, whatever the
+    model's own conventions are.
+
+    Args:
+        model: In evaluation mode, on the CPU; a copy of it is traced.
+        batch: Real inputs, at least two samples: torch takes a size of 1 for a constant.
+        interface: What may change.
+
+    Raises:
+        ArtifactError: the forward pass cannot be traced; the message quotes the reason and, where
+            known, the line of the model's source.
+    """
+    names = tuple(info.name for info in interface.inputs)
+    exportable = _Exportable(deepcopy(model), names if interface.named_inputs else None)
+    size = Dim("batch", min=1)
+    dynamic = tuple(
+        {i: size for i, wanted in enumerate(info.shape) if wanted == "batch"}
+        for info in interface.inputs
+    )
+    try:
+        with quiet(), torch.no_grad():
+            program = torch.export.export(
+                exportable.eval(), tuple(flat_inputs(batch)), dynamic_shapes=(dynamic,)
+            )
+    except Exception as error:  # torch.export documents no type for what it raises
+        raise ArtifactError(_explain(error)) from error
+    _keep_computation_only_(program)
+    return program
+
+
+class _Exportable(nn.Module):
+    """The model with its inputs in order and its outputs as a tuple."""
+
+    def __init__(self, model: nn.Module, keywords: tuple[str, ...] | None) -> None:
+        super().__init__()
+        self.model: Callable[..., Any] = model
+        self.keywords = keywords
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if self.keywords is None:
+            outputs = self.model(*inputs)
+        else:
+            outputs = self.model(**dict(zip(self.keywords, inputs, strict=True)))
+        return tuple(named(unwrap_outputs(outputs)).values())
+
+
+def _keep_computation_only_(program: ExportedProgram) -> None:
+    """Drop what torch would unpickle or evaluate on loading, and the paths of the user's sources.
+
+    The guards only say what the signature says too.
+    """
+    program.example_inputs = None
+    program._guards_code = []
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta = {key: node.meta[key] for key in ("val",) if key in node.meta}
+
+
+def _explain(error: Exception) -> str:
+    text = str(error)
+    if "specialized it to be a constant" in text:
+        return (
+            "the batch size must be free to change, and the forward pass fixes it. Look for a "
+            "`reshape`, `view`, `expand` or `arange` with a written number of samples and use "
+            "`x.shape[0]` or -1 instead."
+        )
+    reason = f"torch.export cannot trace the forward pass: {short_reason(text)}"
+    if "data-dependent" in text:
+        reason += (
+            " Which operations run must not depend on the values of the data: use `torch.where` "
+            "instead of `if`."
+        )
+    return reason
+
+
+def short_reason(text: str) -> str:
+    r"""Return the first line of an exporter's message and the last line of user code that it names.
+
+    Example:
+        >>> short_reason("Could not guard.\n\nmore\n")
+        'Could not guard.'
+    """
+    first = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
+    frames = [frame for frame in _FRAME.findall(text) if "/torch/" not in frame[0]]
+    where = ""
+    if frames:
+        file, line, function, code = frames[-1]
+        where = f" (at {file}:{line} in {function}: `{code.strip()}`)"
+    return first[:_LONGEST] + where

@@ -1,0 +1,65 @@
+"""The report in a terminal."""
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+from tests.report.sample_run import SENTENCES, sample_facts
+
+from overhaul.core import Fact
+from overhaul.report import read_rows, step_table, verdict_text
+
+
+def _printed(renderable: RenderableType, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+def test_every_row_is_there() -> None:
+    facts = sample_facts()
+    assert step_table(facts).row_count == len(read_rows(facts)) == 8
+
+
+def test_no_figure_is_cut_off_at_80_columns() -> None:
+    text = _printed(step_table(sample_facts()))
+    assert "…" not in text
+    assert all(figure in text for figure in ("97.22 %", "248 kB", "0.0580 ms", "-87.22", "0.14 x"))
+
+
+def test_a_figure_that_is_cut_off_would_be_seen() -> None:
+    assert "…" in _printed(step_table(sample_facts()), width=40)
+
+
+def test_reasons_are_numbered_once() -> None:
+    text = _printed(step_table(sample_facts()), width=300)
+    assert "0 prune_weights [1,2]" in text
+    assert "1 train [3,2]" in text
+    assert " ".join(text.split()).count("a dense kernel multiplies by zero too") == 1
+
+
+def test_markup_in_a_name_is_text() -> None:
+    facts = [
+        Fact(name="macs", value=5, subject="0 [bold]x[/bold]", reason="[red]y"),
+        Fact(name="verdict", value="proved", detail={"sentences": ["[/blink] z"]}),
+    ]
+    assert "0 [bold]x[/bold]" in _printed(step_table(facts), width=120)
+    assert "[red]y" in _printed(step_table(facts), width=120)
+    assert "[/blink] z" in _printed(verdict_text(facts))
+
+
+def test_the_verdict_and_its_sentences() -> None:
+    assert verdict_text(sample_facts()).plain.splitlines() == ["not proved", *SENTENCES]
+
+
+def test_an_unfinished_run_says_how_to_go_on() -> None:
+    text = verdict_text(sample_facts(finished=False)).plain
+    assert text.startswith("unfinished\n")
+    assert "start the same line again" in text
+
+
+@pytest.mark.parametrize("facts", [[], [Fact(name="samples", value=5, subject="data")]])
+def test_nothing_measured_is_an_empty_table(facts: list[Fact]) -> None:
+    assert step_table(facts).row_count == 0
