@@ -61,7 +61,7 @@ def test_gradient_does_not_vanish_with_the_temperature(weight: float) -> None:
 def objective_on(model: nn.Module, ctx: Context, plan: Distill) -> dict[str, Tensor]:
     batch = next(ctx.data.train.in_order(16))
     losses: dict[str, Tensor] = plan.bind(model, ctx)(model, batch)
-    return losses
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def test_no_weight_of_a_branch_is_lost(make_context: MakeContext) -> None:

@@ -1,10 +1,10 @@
 """The verdict in words."""
 
 import pytest
-from tests.report.sample_run import SENTENCES, sample_facts
 
 from overhaul.core import Fact
 from overhaul.report._conclusion import how_to_resume, read_conclusion, read_differences
+from tests.report.sample_run import SENTENCES, sample_facts
 
 
 def test_the_sentences_of_the_verdict_are_kept() -> None:

@@ -1,7 +1,5 @@
 """What is not in the table of steps."""
 
-from tests.report.sample_run import sample_facts
-
 from overhaul.core import Fact
 from overhaul.report._findings import (
     all_lines,
@@ -13,6 +11,7 @@ from overhaul.report._findings import (
     skipped_lines,
     timings,
 )
+from tests.report.sample_run import sample_facts
 
 
 def test_data_are_told_apart_from_findings() -> None:
@@ -24,7 +23,11 @@ def test_data_are_told_apart_from_findings() -> None:
         "class counts",
         "split seed",
     ]
-    assert [line.name for line in other_lines(facts)] == ["threshold", "parity"]
+    assert [line.name for line in other_lines(facts)] == [
+        "threshold",
+        "output error",
+        "output error",
+    ]
 
 
 def test_counts_without_a_value_show_their_detail() -> None:
@@ -70,7 +73,7 @@ def test_every_metric_on_test_beside_each_other() -> None:
 
 def test_every_latency_is_listed_with_its_engine() -> None:
     found = [(timing.subject, timing.engine, timing.note) for timing in timings(sample_facts())]
-    assert ("artifact", "torch", "") in found
+    assert ("artifact/torch", "torch", "") in found
     assert ("artifact", "onnxruntime", "noisy machine") in found
 
 

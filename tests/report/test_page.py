@@ -6,10 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.report.sample_run import RECIPE, SENTENCES, sample_facts, sample_run
 
 from overhaul.core import CorruptedFileError, Fact, RunFolder, RunFolderError
 from overhaul.report import read_rows, write_report
+from tests.report.sample_run import RECIPE, SENTENCES, sample_facts, sample_run
 
 _VOID = {"meta", "link", "br", "img", "hr", "input"}
 _FETCHING = {"src", "href", "srcset", "data", "action", "poster", "xlink:href"}
@@ -144,6 +144,12 @@ def test_what_was_asked_the_verdict_and_the_machine(finished: str) -> None:
     assert "Generic x86-64" in text
     assert "torch: 2.14.1" in text
     assert "The test split was opened once." in text
+
+
+def test_every_engine_is_there_and_why_one_was_chosen(finished: str) -> None:
+    text = _Page(finished).text
+    assert "Engine chosen: onnxruntime (0.058 ms is the lowest median of 2 engines)" in text
+    assert "artifact/torch" in text
 
 
 def test_the_verdict_is_words_and_not_colour_alone(finished: str) -> None:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 
 import pytest
-from tests.report.sample_run import latency, sample_facts
 
 from overhaul.core import Fact
 from overhaul.report import Row, read_rows
@@ -12,6 +11,7 @@ from overhaul.report._cost_plot import cost_plot
 from overhaul.report._plot import ON_DARK, SERIES, WIDTH, Plot
 from overhaul.report._quality_plot import quality_plot
 from overhaul.report._training_plot import training_plot
+from tests.report.sample_run import latency, sample_facts
 
 
 def _draw(facts: Sequence[Fact]) -> list[Plot]:
@@ -91,6 +91,14 @@ def test_a_latency_that_cannot_be_compared_has_no_bar() -> None:
         Row("final", latency_ms=latency("final", 1.0, batch_size=8)),
     ]
     assert cost_plot(rows, rows[0]) is None
+
+
+def test_of_a_long_recipe_the_last_costs_are_shown() -> None:
+    rows = [Row(f"{index} x", macs=Fact(name="macs", value=index + 1)) for index in range(12)]
+    plot = cost_plot(rows, Row("original", macs=Fact(name="macs", value=4)))
+    assert plot is not None
+    assert "4 x MACs 1.25 x" in plot.description
+    assert "3 x MACs 1.00 x" not in plot.description
 
 
 def test_curves_start_and_end_where_training_did(plots: list[Plot]) -> None:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from tests.report.sample_run import latency
 
 from overhaul.core import Fact
 from overhaul.report._ratios import cost_ratio, latency_ratio
+from tests.report.sample_run import latency
 
 
 def test_bounds_are_the_most_cautious_ones() -> None:
@@ -22,6 +22,13 @@ def test_a_ratio_taken_in_turns_is_used_as_it_is() -> None:
     found = latency_ratio(paired, latency("original", 2.0))
     assert found is not None
     assert (found.value, found.low, found.high) == (0.6, 0.58, 0.62)
+
+
+def test_a_ratio_taken_in_turns_needs_no_equal_settings_elsewhere() -> None:
+    paired = latency(
+        "final", 9.0, batch_size=64, ratio=0.6, ratio_interval=[0.58, 0.62], reference="original"
+    )
+    assert cost_ratio(paired, latency("original", 2.0)) == 0.6
 
 
 def test_a_ratio_to_something_else_is_not_used() -> None:

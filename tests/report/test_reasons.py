@@ -1,7 +1,6 @@
 """Why nominal and measured differ: each sentence holds the figures, and is left out when wrong."""
 
 import pytest
-from tests.report.sample_run import latency
 
 from overhaul.core import Fact
 from overhaul.report import Row
@@ -12,6 +11,7 @@ from overhaul.report._reasons import (
     zeros_multiplied,
     zeros_stored_densely,
 )
+from tests.report.sample_run import latency
 
 
 def _row(

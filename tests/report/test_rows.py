@@ -2,11 +2,10 @@
 
 import random
 
-from tests.report.sample_run import latency, sample_facts
-
 from overhaul.core import Fact
 from overhaul.report import read_rows
-from overhaul.report._rows import read_control_rows, selection_metric
+from overhaul.report._rows import read_control_rows, read_trial_rows, selection_metric
+from tests.report.sample_run import latency, sample_facts
 
 
 def test_subjects_come_in_the_order_of_the_run() -> None:
@@ -18,11 +17,18 @@ def test_subjects_come_in_the_order_of_the_run() -> None:
         "1 train",
         "2 swap_model",
         "3 train",
+        "4 deploy",
         "final",
         "artifact",
         "control",
     ]
     assert [row.subject for row in read_control_rows(facts)] == ["control/0 train"]
+
+
+def test_engines_that_were_tried_have_rows_of_their_own() -> None:
+    torch, onnxruntime = read_trial_rows(sample_facts())
+    assert (torch.subject, onnxruntime.subject) == ("artifact/torch", "artifact/onnxruntime")
+    assert onnxruntime.reasons[0].startswith("MACs are 0.33 x of the original, latency 0.14 x")
 
 
 def test_steps_are_ordered_by_number() -> None:

@@ -4,10 +4,10 @@ import io
 
 import pytest
 from rich.console import Console, RenderableType
-from tests.report.sample_run import SENTENCES, sample_facts
 
 from overhaul.core import Fact
 from overhaul.report import read_rows, step_table, verdict_text
+from tests.report.sample_run import SENTENCES, sample_facts
 
 
 def _printed(renderable: RenderableType, width: int = 80) -> str:
@@ -20,7 +20,7 @@ def _printed(renderable: RenderableType, width: int = 80) -> str:
 
 def test_every_row_is_there() -> None:
     facts = sample_facts()
-    assert step_table(facts).row_count == len(read_rows(facts)) == 8
+    assert step_table(facts).row_count == len(read_rows(facts)) == 9
 
 
 def test_no_figure_is_cut_off_at_80_columns() -> None:

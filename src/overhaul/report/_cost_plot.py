@@ -15,7 +15,7 @@ _KINDS = {
     "compressed_bytes": _MEASURED,
     "latency_ms": _MEASURED,
 }
-_MOST_SUBJECTS = 6
+_MOST_SUBJECTS = 8
 
 
 def cost_plot(rows: Sequence[Row], original: Row | None) -> Plot | None:

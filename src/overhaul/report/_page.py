@@ -29,7 +29,7 @@ from overhaul.report._numbers import change
 from overhaul.report._plot import ON_DARK, Plot
 from overhaul.report._quality_plot import quality_plot
 from overhaul.report._row import Row
-from overhaul.report._rows import read_control_rows, read_rows, selection_metric
+from overhaul.report._rows import read_control_rows, read_rows, read_trial_rows, selection_metric
 from overhaul.report._training_plot import training_plot
 
 _ASKED = ("goal", "model", "task")
@@ -124,6 +124,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "differences": read_differences(facts),
         "test_subjects": test_subjects,
         "test_rows": test_rows,
+        "trials": steps_table(read_trial_rows(facts), metric, original),
         "timings": timings(facts),
         "engines": [fact for fact in facts if fact.name == "engine_chosen"],
         "data": data_lines(facts),

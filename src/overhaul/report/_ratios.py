@@ -42,18 +42,18 @@ def cost_ratio(fact: Fact | None, reference: Fact | None) -> float | None:
 def latency_ratio(fact: Fact | None, reference: Fact | None) -> Ratio | None:
     """Return the ratio of two latencies; None where they cannot be compared.
 
-    Latencies at another batch size or number of threads are not compared. A ratio that was taken
-    while both were timed in turns is used as it is. Otherwise the bounds are the most cautious
+    A ratio that was taken while both were timed in turns is used as it is. Otherwise latencies at
+    another batch size or number of threads are not compared, and the bounds are the most cautious
     ones: lower end over upper end, and the reverse.
     """
     value, other = number(fact), number(reference)
     if fact is None or reference is None or value is None or other is None or other <= 0:
         return None
-    if other_setting(fact, reference) is not None:
-        return None
     paired = _paired(fact, reference)
     if paired is not None:
         return paired
+    if other_setting(fact, reference) is not None:
+        return None
     if fact.interval is None or reference.interval is None or min(reference.interval) <= 0:
         spread = value / other * _WITHOUT_INTERVAL
         return Ratio(value / other, value / other - spread, value / other + spread, False)

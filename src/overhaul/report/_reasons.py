@@ -98,10 +98,10 @@ def latency_against_macs(row: Row, original: Row) -> str | None:
     macs_ratio = cost_ratio(row.macs, original.macs)
     if macs_ratio is None:
         return None
-    setting = other_setting(row.latency_ms, original.latency_ms)
-    if setting is not None:
-        return f"Latency is not compared with the original's: {setting}."
     found = latency_ratio(row.latency_ms, original.latency_ms)
+    setting = other_setting(row.latency_ms, original.latency_ms)
+    if found is None and setting is not None:
+        return f"Latency is not compared with the original's: {setting}."
     if found is None or found.low <= macs_ratio <= found.high:
         return None
     bounds = f" (95 % {found.low:.2f} to {found.high:.2f})" if found.is_interval else ""

@@ -21,6 +21,10 @@ class Row:
         peak_memory_bytes: Highest resident memory.
         latency_ms: Median latency; of the chosen engine, where there are several.
         reasons: Why nominal and measured differ, and why something is not measured.
+
+    Example:
+        >>> Row("final", macs=Fact(name="macs", value=402_000)).latency_ms is None
+        True
     """
 
     subject: str

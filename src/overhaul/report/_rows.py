@@ -29,8 +29,9 @@ TITLES = {
     "peak_memory_bytes": "peak memory",
     "latency_ms": "latency",
 }
+_NO_QUALITY = ("difference", "verdict", "skipped", "output_error")
 _STEP = re.compile(r"(\d+) ")
-_CONTROL = "control/"
+_CONTROL, _TRIAL = "control/", "artifact/"
 
 
 def selection_metric(facts: Sequence[Fact]) -> str | None:
@@ -57,15 +58,16 @@ def is_quality(fact: Fact) -> bool:
         fact.split is not None
         and is_subject(fact.subject)
         and "epoch" not in fact.detail
-        and fact.name not in (*COSTS, "difference", "verdict", "skipped")
+        and fact.name not in (*COSTS, *_NO_QUALITY)
         and (fact.value is None or number(fact) is not None)
     )
 
 
 def is_subject(subject: str) -> bool:
-    """Tell whether a subject is a model: a named one, or the one after a step."""
+    """Tell whether a subject is a model: a named one, the one after a step, or in an engine."""
     named = ("original", "final", "artifact", "control")
-    return subject in named or _STEP.match(subject.removeprefix(_CONTROL)) is not None
+    is_step = _STEP.match(subject.removeprefix(_CONTROL)) is not None
+    return subject in named or is_step or subject.startswith(_TRIAL)
 
 
 def read_rows(facts: Sequence[Fact]) -> tuple[Row, ...]:
@@ -78,7 +80,7 @@ def read_rows(facts: Sequence[Fact]) -> tuple[Row, ...]:
         5
     """
     subjects = {fact.subject for fact in facts if is_subject(fact.subject)}
-    main = [subject for subject in subjects if not subject.startswith(_CONTROL)]
+    main = [subject for subject in subjects if not subject.startswith((_CONTROL, _TRIAL))]
     return _rows(facts, sorted(main, key=_order))
 
 
@@ -87,6 +89,12 @@ def read_control_rows(facts: Sequence[Fact]) -> tuple[Row, ...]:
     subjects = {fact.subject for fact in facts if is_subject(fact.subject)}
     control = [subject for subject in subjects if subject.startswith(_CONTROL)]
     return _rows(facts, sorted(control, key=_order))
+
+
+def read_trial_rows(facts: Sequence[Fact]) -> tuple[Row, ...]:
+    """Return a row for each engine that the artifact was tried in."""
+    subjects = dict.fromkeys(fact.subject for fact in facts if fact.subject.startswith(_TRIAL))
+    return _rows(facts, list(subjects))
 
 
 def latencies(facts: Iterable[Fact]) -> list[Fact]:
@@ -98,7 +106,7 @@ def _rows(facts: Sequence[Fact], subjects: Sequence[str]) -> tuple[Row, ...]:
     metric = selection_metric(facts)
     bare = {subject: _measurements(facts, subject, metric) for subject in subjects}
     original = _measurements(facts, "original", metric)
-    final = bare.get("final")
+    final = _measurements(facts, "final", metric)
     rows = []
     for subject, row in bare.items():
         if row == Row(subject):
@@ -141,9 +149,9 @@ def _chosen_latency(facts: Sequence[Fact], mine: Sequence[Fact]) -> Fact | None:
     return next(iter(preferred or timed), None)
 
 
-def _with_nominal(row: Row, final: Row | None) -> Row:
+def _with_nominal(row: Row, final: Row) -> Row:
     """Give the artifact the nominal cost of the final model, which is the same network."""
-    if row.subject != "artifact" or final is None:
+    if row.subject != "artifact" and not row.subject.startswith(_TRIAL):
         return row
     return replace(row, macs=row.macs or final.macs)
 
