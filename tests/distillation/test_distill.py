@@ -113,6 +113,7 @@ def test_a_student_learns_from_soft_targets_alone(make_context: MakeContext) -> 
 def test_the_teacher_may_be_a_network_a_factory_or_a_file(
     make_context: MakeContext, tmp_path: Path
 ) -> None:
+    torch.manual_seed(1)
     original, other = tiny_cnn(), TinyCNN()
     path = tmp_path / "other.safetensors"
     save_file(other.state_dict(), path)

@@ -102,7 +102,7 @@ def test_killed_ten_times_at_random_moments(
     for _ in range(10):
         process = processes.Process(target=run_it, args=(folder,))
         process.start()
-        process.join(timeout=draw.uniform(0.1, 0.5) * whole_s)
+        process.join(timeout=draw.uniform(0.05, 0.25) * whole_s)
         killed += process.is_alive()
         process.kill()
         process.join()
