@@ -26,6 +26,8 @@ class OnnxRuntime(Engine):
     Weights of more than 2 GB go into a file beside `model.onnx`, which the manifest lists.
 
     Example:
+        >>> OnnxRuntime()
+        OnnxRuntime()
         >>> OnnxRuntime.spec_name()
         'onnxruntime'
     """
@@ -96,8 +98,8 @@ class OnnxRuntime(Engine):
             )
         except Exception as error:  # onnxruntime's own errors share no documented base
             raise ArtifactError(
-                f"onnxruntime {runtime.__version__} cannot open '{path.name}': {error}. It was written "
-                f"for onnxruntime {signature.versions.get('onnxruntime', 'of unknown version')}: "
+                f"onnxruntime {runtime.__version__} cannot open '{path.name}': {error}. It was "
+                f"written for onnxruntime {signature.versions.get('onnxruntime', 'of unknown version')}: "
                 "use that, or deploy the model again."
             ) from error
         names = [info.name for info in signature.inputs]
