@@ -99,8 +99,9 @@ class OnnxRuntime(Engine):
         except Exception as error:  # onnxruntime's own errors share no documented base
             raise ArtifactError(
                 f"onnxruntime {runtime.__version__} cannot open '{path.name}': {error}. It was "
-                f"written for onnxruntime {signature.versions.get('onnxruntime', 'of unknown version')}: "
-                "use that, or deploy the model again."
+                "written for onnxruntime "
+                f"{signature.versions.get('onnxruntime', 'of unknown version')}: use that, or "
+                "deploy the model again."
             ) from error
         names = [info.name for info in signature.inputs]
         taken = {node.name for node in session.get_inputs()}
