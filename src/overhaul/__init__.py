@@ -101,6 +101,7 @@ __all__ = [
     "Train",
     "Unfreeze",
     "Verdict",
+    "__version__",
     "load",
     "verify",
 ]

@@ -26,6 +26,8 @@ class OnnxRuntime(Engine):
     Weights of more than 2 GB go into a file beside `model.onnx`, which the manifest lists.
 
     Example:
+        >>> OnnxRuntime()
+        OnnxRuntime()
         >>> OnnxRuntime.spec_name()
         'onnxruntime'
     """
