@@ -51,7 +51,15 @@ from overhaul.core._store import (
     write_state,
     write_text,
 )
-from overhaul.core._task import SealedSplit, Split, Splits, Task, check_model_fits, part_of
+from overhaul.core._task import (
+    SealedSplit,
+    Split,
+    Splits,
+    Task,
+    check_model_fits,
+    forward_problem,
+    part_of,
+)
 from overhaul.core._traits import Trait, Traits
 
 __all__ = [
@@ -97,6 +105,7 @@ __all__ = [
     "evaluating",
     "file_hash",
     "find_class",
+    "forward_problem",
     "import_object",
     "import_path",
     "json_schema",
