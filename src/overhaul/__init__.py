@@ -104,6 +104,7 @@ __all__ = [
     "Train",
     "Unfreeze",
     "Verdict",
+    "__version__",
     "load",
     "verify",
 ]

@@ -1,15 +1,15 @@
 """`Artifact` and `load`: a deployed model, opened and called."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from overhaul.core import ArtifactError, DataError, Outputs, find_class, nearest
+from overhaul.core import ArtifactError, DataError, Outputs, SpecError, find_class, nearest
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._interface import unnamed
 from overhaul.deploy._manifest import Manifest, check_files, read_manifest
@@ -127,7 +127,7 @@ manifest.json. Give the `artifact` folder of a run.
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     signature = read_signature(folder)
-    engine = find_class(_ENGINE, signature.engine)()
+    engine = _engine(signature)
     if signature.file not in manifest.files:
         raise ArtifactError(
             f"'{folder / SIGNATURE}' names the file '{signature.file}', which is not in the "
@@ -145,19 +145,29 @@ def read_signature(folder: Path) -> Signature:
     """
     path = folder / SIGNATURE
     try:
-        signature = Signature.model_validate_json(path.read_bytes())
-        version = signature.format_version
-    except (OSError, ValidationError) as error:
+        data = json.loads(path.read_bytes())
+        version = data["format_version"]
+        if version != FORMAT_VERSION:
+            raise ArtifactError(
+                f"'{path}' must have the format {FORMAT_VERSION}, got {version}. Use the version "
+                "of Overhaul that is in its manifest, or deploy the model again."
+            )
+        return Signature.model_validate(data)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
-            f"'{path}' is not a signature that this version of Overhaul can read: {error}. "
-            "Upgrade Overhaul, or deploy the model again."
+            f"'{path}' is not a signature that this version of Overhaul can read: "
+            f"{' '.join(str(error).split())}. Upgrade Overhaul, or deploy the model again."
         ) from error
-    if version != FORMAT_VERSION:
+
+
+def _engine(signature: Signature) -> Engine:
+    try:
+        return find_class(_ENGINE, signature.engine)()
+    except SpecError as error:
         raise ArtifactError(
-            f"'{path}' must have the format {FORMAT_VERSION}, got {version}. Use the version of "
-            "Overhaul that is in its manifest, or deploy the model again."
-        )
-    return signature
+            f"{error} If the engine is of a package of yours, import that first; if it is of a "
+            "newer Overhaul, upgrade."
+        ) from None
 
 
 def _as_tensor(name: str, value: Any) -> Tensor:

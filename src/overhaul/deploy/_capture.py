@@ -83,9 +83,9 @@ def _explain(error: Exception) -> str:
     text = str(error)
     if "specialized it to be a constant" in text:
         return (
-            "the batch size must be free to change, and the forward pass fixes it. Look for a "
-            "`reshape`, `view`, `expand` or `arange` with a written number of samples and use "
-            "`x.shape[0]` or -1 instead."
+            "the batch size must be free to change, and the forward pass fixes it. Look for "
+            "`len(x)`, and for a `reshape`, `view`, `expand` or `arange` with a written number of "
+            "samples, and use `x.shape[0]` or -1 instead."
         )
     reason = f"torch.export cannot trace the forward pass: {short_reason(text)}"
     if "data-dependent" in text:

@@ -21,6 +21,7 @@ from overhaul.core import (
     ModelError,
     SpecError,
     Step,
+    Task,
     Trait,
     Traits,
     whole_folder,
@@ -44,6 +45,7 @@ from overhaul.evaluation import (
     predict,
     quality_facts,
 )
+from overhaul.tasks import DataTask, SingleTask
 
 _TRACED_SAMPLES, _GOLDEN_SAMPLES = 5, 4
 _PARITY_SIZES, _VAL_BATCH = (1, 3), 64
@@ -163,7 +165,7 @@ class Deploy(Step):
             outputs=interface.outputs,
             named_outputs=interface.named_outputs,
             tolerance=widest_tolerance(self.tolerance, interface.outputs),
-            **_meaning(ctx),
+            **_meaning(ctx.task),
         )
         engine.write(program, signature, folder)
         runner = engine.open(folder / engine.file_name, signature, self.threads)
@@ -277,12 +279,11 @@ def _model_bytes(artifact: Artifact) -> int:
     return sum(entry.bytes for name, entry in files if name not in (SIGNATURE, GOLDEN))
 
 
-def _meaning(ctx: Context) -> dict[str, Any]:
+def _meaning(task: Task) -> dict[str, Any]:
     """Return what the task knows about the meaning of inputs and outputs."""
-    fields = dict(ctx.task)
-    preprocess = fields.get("preprocess")
+    preprocess = task.preprocess if isinstance(task, DataTask) else None
     return {
-        "class_names": fields.get("class_names"),
+        "class_names": task.output_names if isinstance(task, SingleTask) else None,
         "preprocessing": None if preprocess is None else preprocess.to_data(),
     }
 

@@ -70,7 +70,9 @@ def _difference(pairs: Sequence[tuple[Tensor | None, Tensor]]) -> Difference:
             return Difference(math.inf, math.inf)
         ours, theirs = found.double(), wanted.double()
         same = (ours == theirs) | (ours.isnan() & theirs.isnan())
-        error = torch.where(same, 0.0, (ours - theirs).abs()).nan_to_num(nan=math.inf)
+        error = torch.where(same, 0.0, (ours - theirs).abs()).nan_to_num(
+            nan=math.inf, posinf=math.inf
+        )
         finite = theirs[theirs.isfinite()].abs()
         errors.append(float(error.max()) if error.numel() else 0.0)
         sizes.append(float(finite.max()) if finite.numel() else 0.0)

@@ -26,6 +26,8 @@ class OnnxRuntime(Engine):
     Weights of more than 2 GB go into a file beside `model.onnx`, which the manifest lists.
 
     Example:
+        >>> OnnxRuntime()
+        OnnxRuntime()
         >>> OnnxRuntime.spec_name()
         'onnxruntime'
     """
@@ -95,10 +97,10 @@ class OnnxRuntime(Engine):
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's own errors share no documented base
+            made_for = signature.versions.get("onnxruntime", "of unknown version")
             raise ArtifactError(
-                f"onnxruntime {runtime.__version__} cannot open '{path.name}': {error}. It was written "
-                f"for onnxruntime {signature.versions.get('onnxruntime', 'of unknown version')}: "
-                "use that, or deploy the model again."
+                f"onnxruntime {runtime.__version__} cannot open '{path.name}': {error}. It was "
+                f"written for onnxruntime {made_for}: use that, or deploy the model again."
             ) from error
         names = [info.name for info in signature.inputs]
         taken = {node.name for node in session.get_inputs()}

@@ -72,7 +72,8 @@ def check_pt2(path: Path) -> None:
             contents = {name: json.loads(reader.read_string(name)) for name in (_MODEL, *_CONFIGS)}
     except Exception as error:  # torch documents no type for what it raises
         raise ArtifactError(
-            f"'{path.name}' is not an archive that torch.export wrote: {error}. Deploy the model again."
+            f"'{path.name}' is not an archive that torch.export wrote: {error}. Deploy the model "
+            "again."
         ) from error
     if records != others:
         raise _refusal(path, "records that not every reader of zip files sees", ", ".join(others))
@@ -150,6 +151,6 @@ def _only_computes(node: ast.AST) -> bool:
 def _refusal(path: Path, what: str, value: str) -> ArtifactError:
     shown = value if len(value) <= 120 else value[:120] + "..."
     return ArtifactError(
-        f"'{path.name}' holds {what}: '{shown}'. A deployed model must hold tensors and operations of "
-        "torch only."
+        f"'{path.name}' holds {what}: '{shown}'. A deployed model must hold tensors and operations "
+        "of torch only."
     )

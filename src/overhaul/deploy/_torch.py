@@ -65,8 +65,8 @@ class Torch(Engine):
         except Exception as error:  # torch.export documents no type for what it raises
             raise ArtifactError(
                 f"torch {torch.__version__} cannot open '{path.name}': {error}. It was written by "
-                f"torch {signature.versions.get('torch', 'of unknown version')}: use that, or deploy "
-                "the model again."
+                f"torch {signature.versions.get('torch', 'of unknown version')}: use that, or "
+                "deploy the model again."
             ) from error
 
         # `program.module()` does the same, but spends a tenth of a millisecond a call on checks
