@@ -134,33 +134,33 @@ FAMILIES = [
     Family(
         "recurrent",
         _Recurrent,
-        lambda: oh.Classification(**_three(_tokens)),  # type: ignore[arg-type]
+        lambda: oh.Classification(**_three(_tokens)),
     ),
     Family(
         "recommender",
         _Recommender,
-        lambda: oh.Regression(**_three(_ratings)),  # type: ignore[arg-type]
+        lambda: oh.Regression(**_three(_ratings)),
     ),
     Family(
         "GPT style",
         _GPTStyle,
-        lambda: oh.Classification(**_three(_tokens)),  # type: ignore[arg-type]
+        lambda: oh.Classification(**_three(_tokens)),
     ),
-    Family("BERT", _bert, lambda: oh.Classification(**_three(_token_dicts))),  # type: ignore[arg-type]
+    Family("BERT", _bert, lambda: oh.Classification(**_three(_token_dicts))),
     Family(
         "ViT",
         _vision_transformer,
-        lambda: oh.Classification(**_three(_images)),  # type: ignore[arg-type]
+        lambda: oh.Classification(**_three(_images)),
     ),
     Family(
         "MLP, many labels",
         lambda: nn.Sequential(nn.Linear(10, 12), nn.GELU(), nn.Linear(12, 4)),
-        lambda: oh.MultiLabel(**_three(_tags)),  # type: ignore[arg-type]
+        lambda: oh.MultiLabel(**_three(_tags)),
     ),
     Family(
         "MobileNet",
         _torchvision("mobilenet_v3_small"),
-        lambda: oh.Classification(**_three(_rgb)),  # type: ignore[arg-type]
+        lambda: oh.Classification(**_three(_rgb)),
     ),
 ]
 
