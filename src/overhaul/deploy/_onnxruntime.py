@@ -26,7 +26,9 @@ class OnnxRuntime(Engine):
     Weights of more than 2 GB go into a file beside `model.onnx`, which the manifest lists.
 
     Example:
-        >>> OnnxRuntime.spec_name()
+        >>> OnnxRuntime()
+        OnnxRuntime()
+        >>> OnnxRuntime().to_data()
         'onnxruntime'
     """
 
