@@ -21,7 +21,7 @@ from overhaul.core import (
 from overhaul.deploy import Artifact, Deploy, OnnxRuntime, Runner, Signature, Torch, verify
 from overhaul.tasks import Classification, Normalize
 from tests.deploy.networks import Features, network, rows_of, task_of, whole
-from tests.deploy.row_task import fact
+from tests.deploy.row_task import RowTask, fact
 
 MakeContext = Callable[..., Context]
 QUICK = Deploy(timing_s=0.01)
