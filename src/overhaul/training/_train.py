@@ -260,7 +260,7 @@ class _Loop:
                     self._step_()
                     for observer in self.observers:
                         observer.after_step(step_overall, watch.value)
-                    advance(f"loss {watch.value:.4f}, {self.latest_score}")
+                    advance(", ".join(filter(None, (f"loss {watch.value:.4f}", self.latest_score))))
         return watch.mean()
 
     def _ready(self, batch: Batch, draws: torch.Generator) -> Batch:
