@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 from torch import nn
 
-from overhaul.core import Factory, Network, Progress, Spec, SpecError, Step, Task
+from overhaul.core import Factory, InputFile, Network, Progress, Spec, SpecError, Step, Task
 from overhaul.evaluation import Goal
 from overhaul.running._recipe import Recipe
 from overhaul.running._run import Run
@@ -43,7 +43,7 @@ class RecipeFile(Spec):
 
     model: Factory
     model_arguments: dict[str, Any] = Field(default={}, description="Arguments of the factory.")
-    weights: str | None = Field(default=None, description="A .safetensors, .pt or .pth file.")
+    weights: InputFile | None = Field(default=None, description="A .safetensors, .pt or .pth file.")
     task: Task
     steps: tuple[Step, ...] = Field(description="What to do, in order.")
     goal: Goal = Goal()
