@@ -41,7 +41,7 @@ types: $(INSTALLED) ## check types, strictly
 	@$(BIN)/mypy
 
 docs: $(INSTALLED) ## build the documentation into docs/_build
-	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --quiet \
+	@$(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going --nitpicky --quiet \
 	  docs docs/_build
 
 check: lint types test docs ## everything that must pass before a commit

@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.deploy.networks import network, task_of
 from torch import nn
 
 from overhaul.core import CheckpointFolder, Context, Progress
 from overhaul.deploy import Deploy
+from tests.deploy.networks import network, task_of
 
 ENGINES = ("torch", "onnxruntime")
 

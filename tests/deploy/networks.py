@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tests.deploy.row_task import Inputs, RowTask
 from torch import Tensor, nn
+
+from tests.deploy.row_task import Inputs, RowTask
 
 ROWS = 20
 

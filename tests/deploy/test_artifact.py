@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.deploy.networks import network, rows_of, task_of
 from torch import Tensor, nn
 
 from overhaul.core import (
@@ -24,6 +23,7 @@ from overhaul.core import (
 )
 from overhaul.deploy import Artifact, Deploy, Manifest, OnnxRuntime, Torch, load, verify
 from overhaul.deploy._manifest import write_manifest
+from tests.deploy.networks import network, rows_of, task_of
 
 MakeContext = Callable[..., Context]
 

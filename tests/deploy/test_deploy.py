@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from tests.deploy.networks import Features, network, rows_of, task_of, whole
-from tests.deploy.row_task import RowTask, fact
 from torch import Tensor, nn
 
 from overhaul.core import (
@@ -22,6 +20,8 @@ from overhaul.core import (
 )
 from overhaul.deploy import Artifact, Deploy, OnnxRuntime, Runner, Signature, Torch, verify
 from overhaul.tasks import Classification, Normalize
+from tests.deploy.networks import Features, network, rows_of, task_of, whole
+from tests.deploy.row_task import RowTask, fact
 
 MakeContext = Callable[..., Context]
 QUICK = Deploy(timing_s=0.01)

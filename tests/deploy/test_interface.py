@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.deploy.networks import Features, network, normal, task_of
-from tests.deploy.row_task import Rows
 from torch import Tensor, nn
 
 from overhaul.core import ArtifactError, Batch, ModelError
 from overhaul.deploy import TensorInfo
 from overhaul.deploy._interface import Interface, real_batch
+from tests.deploy.networks import Features, network, normal, task_of
+from tests.deploy.row_task import Rows
 
 
 class Ragged(Rows):

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.deploy.networks import network, task_of
 
 from overhaul.core import ArtifactError, Context
 from overhaul.deploy import Deploy, Torch, load
 from overhaul.deploy._manifest import write_manifest
 from overhaul.deploy._pt2_rules import check_pt2
 from overhaul.deploy._quiet import quiet
+from tests.deploy.networks import network, task_of
 
 MODEL = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"

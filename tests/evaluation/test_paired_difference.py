@@ -5,14 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.evaluation.tiny_task import (
-    TinyClassification,
-    TinyF1,
-    TinyRegression,
-    TinySplit,
-    answers,
-    paired_answers,
-)
 from torch import Tensor
 
 from overhaul.core import DataError, Outputs, Targets
@@ -22,6 +14,14 @@ from overhaul.evaluation import (
     paired_difference,
     predict,
     tango_interval,
+)
+from tests.evaluation.tiny_task import (
+    TinyClassification,
+    TinyF1,
+    TinyRegression,
+    TinySplit,
+    answers,
+    paired_answers,
 )
 
 ACCURACY, F1, MAE = TinyClassification(), TinyF1(), TinyRegression()

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.evaluation.tiny_task import TinySplit
 from torch import Tensor, nn
 
 from overhaul.core import Batch, DataError, ModelError, evaluating, tensor_hash
 from overhaul.evaluation import Predictions, predict
+from tests.evaluation.tiny_task import TinySplit
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """Quality as facts."""
 
 import pytest
-from tests.evaluation.tiny_task import TinyClassification, answers
 
 from overhaul.evaluation import quality_facts
+from tests.evaluation.tiny_task import TinyClassification, answers
 
 
 def test_every_metric_and_the_loss_have_n() -> None:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.evaluation.tiny_task import TinyClassification, TinyRegression, answers, paired_answers
 
 from overhaul.core import SpecError
 from overhaul.evaluation import (
@@ -18,6 +17,7 @@ from overhaul.evaluation import (
     compare,
     verdict_facts,
 )
+from tests.evaluation.tiny_task import TinyClassification, TinyRegression, answers, paired_answers
 
 ACCURACY, MAE = TinyClassification(), TinyRegression()
 
@@ -189,7 +189,7 @@ def test_facts() -> None:
     }
     assert control.detail["reference"] == "control"
     assert (last.name, last.value, last.reason) == ("verdict", "proved", None)
-    assert last.detail["against_control"] == "no gain shown"
+    assert control.detail["effect"] == "no gain shown"
 
 
 def test_facts_of_what_is_absent_have_reasons() -> None:

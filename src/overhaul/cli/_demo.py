@@ -39,7 +39,7 @@ class DigitsNet(nn.Module):
 
 def small_net() -> DigitsNet:
     """Return the student."""
-    return DigitsNet(width=8)
+    return DigitsNet(width=16)
 
 
 def train_existing_model(task: Task, epochs: int = 12) -> DigitsNet:
@@ -64,9 +64,9 @@ def run_demo(out: Path, progress: Progress) -> Run:
     net = train_existing_model(task)
     recipe = Recipe(
         SwapModel(factory=small_net),
-        Train(epochs=20, objective=Distill(teacher="original"), optimizer=AdamW(lr=3e-3)),
-        PruneWeights(sparsity=0.6),
-        Train(epochs=10, objective=Distill(teacher="original"), optimizer=AdamW(lr=1e-3)),
+        Train(epochs=40, objective=Distill(weight=0.9), optimizer=AdamW(lr=5e-3)),
+        PruneWeights(sparsity=0.5),
+        Train(epochs=20, objective=Distill(weight=0.9), optimizer=AdamW(lr=2e-3)),
         Deploy(engines=("torch", "onnxruntime")),
     )
     return recipe.run(net, task, out=out, goal=Goal(max_drop=0.02), progress=progress)

@@ -18,6 +18,7 @@ from overhaul.core._errors import (
     nearest,
 )
 from overhaul.core._facts import Fact, SplitName
+from overhaul.core._head import find_head
 from overhaul.core._model_state import (
     evaluating,
     load_tensors_,
@@ -96,6 +97,7 @@ __all__ = [
     "evaluating",
     "file_hash",
     "find_class",
+    "find_head",
     "import_object",
     "import_path",
     "json_schema",

@@ -44,15 +44,15 @@ def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy saved tensors into the model.
 
     Raises:
-        ModelError: names or shapes differ from the model's.
+        ModelError: names, shapes or dtypes differ from the model's.
     """
     own = model_tensors(model)
     problems = [f"{name} is missing" for name in own if name not in tensors]
     problems += [f"{name} is not in the model" for name in tensors if name not in own]
     problems += [
-        f"{name} has shape {list(tensor.shape)} and the model's {list(own[name].shape)}"
+        f"{name} is {_form(tensor)} and the model's {_form(own[name])}"
         for name, tensor in tensors.items()
-        if name in own and own[name].shape != tensor.shape
+        if name in own and _form(own[name]) != _form(tensor)
     ]
     if problems:
         shown = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
@@ -62,6 +62,10 @@ def load_tensors_(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         )
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def trainable_names(model: nn.Module) -> list[str]:

@@ -183,7 +183,7 @@ class RunFolder:
         return CheckpointFolder(self.path / "steps" / f"{index}.unfinished", writable=self.writable)
 
     def save_step(self, index: int, state: StepState) -> None:
-        """Save a finished step, and forget later ones and its checkpoints."""
+        """Save a finished step and forget its checkpoints."""
         if not self.writable:
             return
         tree = {

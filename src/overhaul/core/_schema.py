@@ -13,6 +13,7 @@ from overhaul.core._spec import Spec
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PATH = r"^[\w.]+:[\w.]+$"
+_MARK = "$kind"  # pydantic would look for the target of a `$ref` among its own definitions
 
 
 def json_schema(base: type[Spec]) -> dict[str, Any]:
@@ -127,6 +128,7 @@ def _field_schema(
         schema = model.model_json_schema()
     except PydanticInvalidForJsonSchema:
         return None
+    schema = _with_marks_replaced(schema)
     found: dict[str, Any] | None = schema["properties"].get("value")
     if found is None:
         return None
@@ -143,11 +145,11 @@ def _field_schema(
 
 
 def _with_references(annotation: Any, kinds: list[type[Spec]]) -> Any:
-    """Replace each spec in a type by a reference to its kind; pydantic knows the rest."""
+    """Replace each spec in a type by a mark for its kind; pydantic knows the rest."""
     if inspect.isclass(annotation) and issubclass(annotation, Spec):
         if annotation not in kinds:
             kinds.append(annotation)
-        return Annotated[Any, WithJsonSchema({"$ref": _reference(_kind_name(annotation))})]
+        return Annotated[Any, WithJsonSchema({_MARK: _reference(_kind_name(annotation))})]
     origin, arguments = get_origin(annotation), get_args(annotation)
     replaced = tuple(_with_references(argument, kinds) for argument in arguments)
     if replaced == arguments:
@@ -157,6 +159,15 @@ def _with_references(annotation: Any, kinds: list[type[Spec]]) -> Any:
     if origin is UnionType:
         return Union[replaced]  # noqa: UP007 - made at run time
     return origin[replaced] if origin is not None else annotation
+
+
+def _with_marks_replaced(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {
+            "$ref" if key == _MARK else key: _with_marks_replaced(value)
+            for key, value in schema.items()
+        }
+    return list(map(_with_marks_replaced, schema)) if isinstance(schema, list) else schema
 
 
 def _required(cls: type[Spec]) -> list[str]:

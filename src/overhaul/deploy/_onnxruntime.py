@@ -28,7 +28,7 @@ class OnnxRuntime(Engine):
     Example:
         >>> OnnxRuntime()
         OnnxRuntime()
-        >>> OnnxRuntime().to_data()
+        >>> OnnxRuntime.spec_name()
         'onnxruntime'
     """
 

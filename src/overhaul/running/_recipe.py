@@ -30,6 +30,7 @@ class Recipe(Step):
     """
 
     needs: ClassVar[Traits] = frozenset()
+    bare_field: ClassVar[str | None] = "steps"
 
     steps: tuple[Step, ...]
 
@@ -40,10 +41,6 @@ class Recipe(Step):
         super().__init__(**({"steps": steps} | fields))
         if not self.steps:
             raise SpecError("a recipe needs at least one step.")
-
-    @classmethod
-    def _from_bare_value(cls, value: Any) -> "Recipe":
-        return cls(steps=value)
 
     def __repr__(self) -> str:
         """Return code that makes an equal recipe."""

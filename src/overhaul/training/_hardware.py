@@ -35,6 +35,8 @@ class Hardware:
         # Accelerate keeps the precision of the first training of a process; ours differ by step.
         AcceleratorState._reset_state()
         self._accelerator = Accelerator(
+            # Without a GPU, Accelerate joins the processes of a launch only when it is told so.
+            cpu=not torch.accelerator.is_available(),
             mixed_precision="no" if precision == "fp32" else precision,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
         )

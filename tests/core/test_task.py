@@ -1,0 +1,40 @@
+"""One forward pass shows whether a model fits its data."""
+
+import pytest
+import torch
+from torch import nn
+
+from overhaul.core import Batch, check_model_fits, part_of
+from overhaul.testing import tiny_cnn, tiny_task
+
+
+def batch(**changes: tuple[int, ...]) -> Batch:
+    """Return a batch of images, of another shape on request."""
+    images = torch.zeros(changes.get("images", (2, 1, 8, 8)))
+    return Batch((images,), torch.zeros(2, dtype=torch.long), torch.arange(2))
+
+
+def test_a_model_that_fits_has_no_problem_and_keeps_its_flags() -> None:
+    model = tiny_cnn()
+    model.bn.eval()
+    assert check_model_fits(tiny_task(), model, batch()) is None
+    assert (model.training, model.bn.training) == (True, False)
+
+
+@pytest.mark.parametrize("images", [(2, 3, 8, 8), (2, 1, 9, 99), (2, 64)])
+def test_a_model_that_fails_is_shown_with_the_shapes(images: tuple[int, ...]) -> None:
+    problem = check_model_fits(tiny_task(), tiny_cnn(), batch(images=images))
+    assert problem is not None
+    assert f"the model fails on a batch of the data, inputs ('{list(images)} float32',)" in problem
+
+
+def test_outputs_of_another_shape_are_the_tasks_to_judge() -> None:
+    problem = check_model_fits(tiny_task(), nn.Identity(), batch())
+    assert problem == tiny_task().problem_with(torch.zeros(2, 1, 8, 8), batch())
+    assert problem is not None
+
+
+def test_the_part_of_a_single_task_is_the_whole() -> None:
+    whole, parts = torch.zeros(1), {"age": torch.ones(1)}
+    assert part_of(whole, "anything") is whole
+    assert part_of(parts, "age") is parts["age"]

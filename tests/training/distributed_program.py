@@ -1,0 +1,46 @@
+"""What `accelerate launch` starts in the test of several processes."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from overhaul.core import Progress, seeded
+from overhaul.distillation import Distill
+from overhaul.pruning import PruneWeights
+from overhaul.running import Recipe
+from overhaul.testing import tiny_task
+from overhaul.training import SGD, Train
+
+
+class NormFreeNet(nn.Module):
+    """Without BatchNorm, whose statistics depend on which process sees which samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layers(x)
+        return logits
+
+
+def main(out: Path) -> None:
+    """Prune and distill in as many processes as there are."""
+    torch.set_num_threads(1)
+    with seeded(0):
+        net = NormFreeNet()
+    recipe = Recipe(
+        Train(epochs=2, batch_size=7, optimizer=SGD(lr=0.1), clip_norm=1.0),
+        PruneWeights(sparsity=0.5),
+        Train(epochs=2, batch_size=9, accumulate=2, objective=Distill(), optimizer=SGD(lr=0.1)),
+    )
+    recipe.run(net, tiny_task(), out=out, cost=False, progress=Progress(quiet=True))
+    if torch.distributed.is_initialized():
+        rank = torch.distributed.get_rank()
+        out.with_name(f"rank{rank}.txt").write_text(str(torch.distributed.get_world_size()))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

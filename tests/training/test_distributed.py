@@ -1,0 +1,52 @@
+"""Two processes make the steps that one would make."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from overhaul.core import RunFolder, read_state
+from tests.training.distributed_program import main
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch(out: Path, processes: int) -> None:
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
+        *("--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"),
+        *("--dynamo_backend", "no", "--main_process_port", "0"),
+        *("--module", "tests.training.distributed_program", str(out)),
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{_ROOT / 'src'}:{_ROOT}",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
+    main(tmp_path / "one")
+    launch(tmp_path / "two", processes=2)
+    assert [(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)] == ["2", "2"]
+    for step in ("0", "1", "2"):
+        one = read_state(tmp_path / "one" / "steps" / step)["tensors"]
+        two = read_state(tmp_path / "two" / "steps" / step)["tensors"]
+        assert one.keys() == two.keys()
+        for name, tensor in one.items():
+            torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    losses = [
+        [float(f.value or 0) for f in RunFolder(tmp_path / n).facts() if f.name == "train_loss"]
+        for n in ("one", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert RunFolder(tmp_path / "two").manifest()["test_opened"] == 1
