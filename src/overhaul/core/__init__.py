@@ -37,7 +37,7 @@ from overhaul.core._names import (
 )
 from overhaul.core._network import Network, load_weights_
 from overhaul.core._optional import load_optional
-from overhaul.core._progress import Progress
+from overhaul.core._progress import Advance, Progress
 from overhaul.core._random import derived_seed, seed_everything, seeded
 from overhaul.core._run_folder import RunFolder, StepState
 from overhaul.core._schema import json_schema
@@ -57,6 +57,7 @@ from overhaul.core._task import SealedSplit, Split, Splits, Task, check_model_fi
 from overhaul.core._traits import Trait, Traits
 
 __all__ = [
+    "Advance",
     "ArtifactError",
     "Batch",
     "Carried",
