@@ -23,7 +23,7 @@ from overhaul.distillation import Distill, SwapModel
 from overhaul.evaluation import Goal, Verdict
 from overhaul.multitask import AddHeads, MultiTask
 from overhaul.pruning import KeepZeros, PruneWeights
-from overhaul.running import Recipe, RecipeFile, Run
+from overhaul.running import Recipe, RecipeFile, Run, load_model
 from overhaul.tasks import (
     Cifar10,
     Classification,
@@ -106,5 +106,6 @@ __all__ = [
     "Verdict",
     "__version__",
     "load",
+    "load_model",
     "verify",
 ]

@@ -77,7 +77,7 @@ def test_the_model_that_is_passed_in_is_untouched(tmp_path: Path) -> None:
 def test_order_is_checked_before_anything_runs(tmp_path: Path) -> None:
     model = TinyCNN(classes=9)
     with pytest.raises(
-        OrderError, match=r"step 0 of Train: Train needs .* Put ReplaceHead or SwapModel"
+        OrderError, match=r"step 0 of Train: Train needs .* ReplaceHead or SwapModel"
     ):
         run(Recipe(Train(epochs=1)), model, tmp_path / "run")
     assert not (tmp_path / "run" / "steps").exists()

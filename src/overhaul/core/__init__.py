@@ -50,6 +50,7 @@ from overhaul.core._store import (
     read_state,
     whole_folder,
     write_state,
+    write_tensors,
     write_text,
 )
 from overhaul.core._task import SealedSplit, Split, Splits, Task, check_model_fits, part_of
@@ -121,5 +122,6 @@ __all__ = [
     "unwrap_outputs",
     "whole_folder",
     "write_state",
+    "write_tensors",
     "write_text",
 ]

@@ -125,6 +125,7 @@ def _write_header(
     folder.update_manifest(
         created=folder.manifest().get("created", now),
         updated=now,
+        steps=None,  # known again when the run is finished
         key=setting.key,
         seed=setting.seed,
         goal=goal.to_data(),
@@ -203,6 +204,8 @@ class _WholeRun:
             ),
         )
         model = rebuilt(setting.original, states[-1])
+        folder.save_weights(model)
+        folder.update_manifest(steps=len(states))
         return Run(folder, model, Verdict.from_facts(self.facts_by_part["verdict"]))
 
     def _stage(self, name: str, key: str, work: Callable[[], list[Fact]]) -> list[Fact]:

@@ -158,6 +158,7 @@ class _Loop:
         self.hardware.synchronize_also(self.own.values())
         self.optimizer = self.hardware.prepare_optimizer(plan.optimizer.build(self.parameters))
         self.best = _Best(-math.inf, 0, {})
+        self.latest_score = ""
         self.steps_per_epoch = len(
             epoch_batches(len(ctx.data.train), plan.batch_size, torch.Generator())
         )
@@ -221,6 +222,7 @@ class _Loop:
             seconds = time.perf_counter() - start
         metrics = self._evaluate()
         report = EpochReport(epoch, train_loss, metrics, self._score(metrics))
+        self.latest_score = f"val {self._metric} {metrics[self._metric]:.4f}"
         detail = {"epoch": epoch}
         self.ctx.log("train_loss", train_loss, split="train", detail=detail)
         for name, value in metrics.items():
@@ -228,7 +230,7 @@ class _Loop:
         self.ctx.log("epoch_s", seconds, unit="s", detail=detail, reproducible=False)
         self.ctx.progress.say(
             f"{self.ctx.label}: epoch {epoch}/{self.plan.epochs}, train loss {train_loss:.4f}, "
-            f"val {self._metric} {metrics[self._metric]:.4f}, {seconds:.1f} s"
+            f"{self.latest_score}, {seconds:.1f} s"
         )
         self._remember_if_best(report)
         wishes = [observer.after_epoch(report) for observer in self.observers]
@@ -258,7 +260,7 @@ class _Loop:
                     self._step_()
                     for observer in self.observers:
                         observer.after_step(step_overall, watch.value)
-                    advance(f"loss {watch.value:.4f}")
+                    advance(", ".join(filter(None, (f"loss {watch.value:.4f}", self.latest_score))))
         return watch.mean()
 
     def _ready(self, batch: Batch, draws: torch.Generator) -> Batch:
@@ -309,6 +311,7 @@ class _Loop:
         self.hardware.wait()
         if checkpoint is None:
             metrics = self._evaluate()
+            self.latest_score = f"val {self._metric} {metrics[self._metric]:.4f}"
             self._remember_if_best(EpochReport(0, math.nan, metrics, self._score(metrics)))
             return 0, False
         load_tensors_(self.model, checkpoint["tensors"])
