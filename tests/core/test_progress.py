@@ -28,7 +28,7 @@ def test_plain_lines_have_count_text_and_time_left() -> None:
         "train 2/3 loss 2",
         "train 3/3 loss 1",
     ]
-    assert all(line.endswith(" s left") for line in lines[1:])
+    assert all(line.endswith("0:00:00 left") for line in lines[1:])
 
 
 def test_plain_lines_come_now_and_then() -> None:
@@ -37,8 +37,17 @@ def test_plain_lines_come_now_and_then() -> None:
 
 def test_a_terminal_gets_a_bar() -> None:
     text = shown(terminal=True)
-    assert "3/3" in text
+    assert "100%" in text
     assert "loss 1" in text
+
+
+def test_a_line_may_be_left_out_if_there_was_one_just_now() -> None:
+    file = io.StringIO()
+    progress = Progress(console=Console(file=file))
+    for text in ("first", "second"):
+        progress.say(text, unless_within_s=1000.0)
+    progress.say("third")
+    assert file.getvalue().split() == ["first", "third"]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

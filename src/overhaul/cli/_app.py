@@ -1,49 +1,55 @@
-"""The commands, and what every command has in common: errors, exit codes, Ctrl-C."""
+"""The command line as a whole: `overhaul`."""
 
 import sys
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+import overhaul
+from overhaul.cli._answer import EXIT_CODES, answering, error_document, print_json
 from overhaul.cli._commands import COMMANDS
-from overhaul.core import OverhaulError
 
-_INTERRUPTED = 130
+_EPILOG = f"Exit codes: {'; '.join(f'{code} {what}' for code, what in EXIT_CODES.items())}."
 
 app = typer.Typer(
     name="overhaul",
-    help="Make a trained PyTorch model smaller, faster or more general, and prove it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, epilog=_EPILOG)(answering(command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"overhaul {overhaul.__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog=_EPILOG)
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Make a trained PyTorch model smaller, faster or more general, and prove it."""
 
 
 def main() -> None:
-    """Run the command line and exit.
-
-    Exit codes: 0 done; 2 wrong recipe or usage; 3 wrong data or model; 4 run folder; 5 corrupted
-    file or artifact; 6 loss not finite; 7 missing package; 8 not proved (`--require-proved`);
-    130 interrupted; 1 anything else.
-    """
-    console = Console(stderr=True)
-    try:
+    """Run the command line and exit."""
+    arguments = sys.argv[1:]
+    if "--json" not in arguments:
         app()
-    except OverhaulError as error:
-        console.print("[bold red]Error:[/] ", end="")
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    # Typer has its own base of all errors in how it was called, and exports one of them alone.
+    usage_error: Any = typer.BadParameter.__base__
+    try:
+        sys.exit(app(arguments, standalone_mode=False))
+    except usage_error as error:
+        print_json(error_document("UsageError", error.format_message(), error.exit_code))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        line = " ".join(["overhaul", *sys.argv[1:]])
-        console.print(
-            "\nInterrupted. What was finished is kept. To go on, start the same line again:",
-            f"  {line}",
-            sep="\n",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-        sys.exit(_INTERRUPTED)

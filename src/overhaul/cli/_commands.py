@@ -1,27 +1,29 @@
-"""The commands. Each prints for people, or with `--json` one document for programs."""
+"""The commands. Each does its work and returns what it found, for people and for programs."""
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from overhaul.cli._answer import Answer, resumable
 from overhaul.cli._demo import run_demo
 from overhaul.core import (
     Batch,
     Fact,
+    ModelError,
     Network,
     Progress,
     RunFolder,
     RunFolderError,
     SpecError,
+    check_model_fits,
     import_object,
     json_schema,
+    seeded,
 )
 from overhaul.deploy import load, verify
 from overhaul.evaluation import (
@@ -32,147 +34,183 @@ from overhaul.evaluation import (
     predict,
     quality_facts,
 )
-from overhaul.report import step_table, verdict_text, write_report
+from overhaul.report import (
+    comparison_table,
+    facts_table,
+    step_table,
+    summarize,
+    verdict_text,
+    write_report,
+)
 from overhaul.running import RecipeFile, Run
 
 _NOT_PROVED = 8
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="The run folder.")]
-FolderArgument = Annotated[Path, typer.Argument(help="A run folder.")]
-RecipeArgument = Annotated[Path, typer.Argument(help="A recipe file (YAML or JSON).")]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FOLDER", help="The run folder; made if need be.")
+]
+FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")]
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe file (YAML or JSON).")
+]
 
 
-def demo(
-    out: OutOption = Path("demo-run"), as_json: JsonOption = False, quiet: QuietOption = False
-) -> None:
+def demo(out: OutOption = Path("demo-run"), quiet: QuietOption = False) -> Answer:
     """Run the main job on real digits: train, shrink, distill, prune, deploy, prove."""
-    run = run_demo(out, Progress(quiet=quiet))
-    _finish(run, as_json, require_proved=False)
+    with resumable(out):
+        return _outcome(run_demo(out, Progress(quiet=quiet)))
 
 
 def run(
     recipe: RecipeArgument,
     out: OutOption,
+    seed: Annotated[int | None, typer.Option(help="Use this seed, not the recipe's.")] = None,
     control: Annotated[bool, typer.Option(help="Run the same-budget control.")] = True,
     cost: Annotated[bool, typer.Option(help="Measure latency and peak memory.")] = True,
     require_proved: Annotated[
         bool, typer.Option("--require-proved", help="Exit with 8 unless the goal is proved.")
     ] = False,
-    as_json: JsonOption = False,
     quiet: QuietOption = False,
-) -> None:
+) -> Answer:
     """Run a recipe. The same line goes on with a run that was interrupted."""
     _import_from_here(recipe)
-    finished = RecipeFile.read(recipe).run(
-        out=out, control=control, cost=cost, progress=Progress(quiet=quiet)
-    )
-    _finish(finished, as_json, require_proved)
+    file = RecipeFile.read(recipe)
+    if seed is not None:
+        file = file.model_copy(update={"seed": seed})
+    with resumable(out):
+        finished = file.run(out=out, control=control, cost=cost, progress=Progress(quiet=quiet))
+        return _outcome(finished, require_proved=require_proved)
 
 
-def show(folder: FolderArgument, as_json: JsonOption = False) -> None:
+def show(folder: FolderArgument) -> Answer:
     """Show what a run has found, finished or not."""
     run_folder = _existing(folder)
-    facts = run_folder.facts()
-    if as_json:
-        _print_json({"manifest": run_folder.manifest(), "facts": _plain(facts)})
-        return
-    console = Console()
-    console.print(step_table(facts))
-    console.print(verdict_text(facts), markup=False, highlight=False)
+    facts, at_work = run_folder.facts(), run_folder.at_work
+    document = {
+        "folder": str(folder),
+        "status": summarize(facts).verdict,
+        "at_work": at_work,
+        "manifest": run_folder.manifest(),
+        "facts": _plain(facts),
+    }
+    now = ["A run is at work in this folder now."] if at_work else []
+    return Answer(document, [step_table(facts), verdict_text(facts, str(folder)), *now])
 
 
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
-    as_json: JsonOption = False,
-) -> None:
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Two or more run folders.")
+    ],
+) -> Answer:
     """Put the results of several runs side by side."""
-    rows = {str(folder): _existing(folder).facts() for folder in folders}
-    if as_json:
-        _print_json({folder: _plain(facts) for folder, facts in rows.items()})
-        return
-    console = Console()
-    for folder, facts in rows.items():
-        console.print(f"[bold]{folder}[/]")
-        console.print(step_table(facts))
-        console.print(verdict_text(facts), markup=False, highlight=False)
+    runs = {str(folder): _existing(folder) for folder in folders}
+    facts = {name: folder.facts() for name, folder in runs.items()}
+    document = [{"folder": name, **_summary(found)} for name, found in facts.items()]
+    data = {str(folder.manifest().get("data")) for folder in runs.values()}
+    caution = "These runs are on different data: compare their differences, not their figures."
+    return Answer({"runs": document}, [comparison_table(facts), *[caution] * (len(data) > 1)])
 
 
 def evaluate(
     recipe: RecipeArgument,
     artifact: Annotated[
-        Path | None, typer.Option(help="Evaluate this artifact instead of the recipe's model.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Evaluate this artifact instead of the recipe's model."
+        ),
     ] = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Measure a model on the validation split of a recipe's task. The test split stays sealed."""
     _import_from_here(recipe)
     file = RecipeFile.read(recipe)
     data = file.task.prepare()
-    predictor = load(artifact) if artifact is not None else file.build_model()
-    subject = "artifact" if artifact is not None else "original"
-    predictions = predict(predictor, data.val)
-    facts = quality_facts(file.task, predictions, subject=subject, split="val")
-    _print_facts(facts, as_json)
+    if artifact is None:
+        model = file.build_model()
+        misfit = check_model_fits(file.task, model, next(data.val.in_order(2)))
+        if misfit is not None:
+            raise ModelError(f"the recipe's model does not fit its task: {misfit}.")
+        found, subject = predict(model, data.val), "original"
+    else:
+        found, subject = predict(load(artifact), data.val), "artifact"
+    facts = quality_facts(file.task, found, subject=subject, split="val")
+    what = artifact if artifact is not None else f"the model of {recipe}"
+    return Answer(
+        {"facts": _plain(facts)},
+        [f"{what} on the {len(data.val)} samples of val:", facts_table(facts)],
+    )
 
 
 def profile(
-    model: Annotated[str, typer.Argument(help="package.module:factory, or a recipe file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="package.module:factory, or a recipe file.")
+    ],
     shape: Annotated[
-        str | None, typer.Option(help="Shape of one input with its batch, such as 1,3,224,224.")
+        str | None,
+        typer.Option(
+            metavar="SIZES", help="With a factory: the shape of a batch, such as 1,3,224,224."
+        ),
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="A .safetensors, .pt or .pth file.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="With a factory: a .safetensors, .pt or .pth file."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads for the timing.")] = 1,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Measure what a model costs: parameters, MACs, bytes, memory, latency."""
     _import_from_here(Path(model))
     if model.endswith((".yaml", ".yml", ".json")):
         file = RecipeFile.read(model)
         network, batch = file.build_model(), next(file.task.prepare().val.in_order(1))
     else:
-        network = Network(factory=import_object(model), weights=weights).build()
+        with seeded(0):
+            network = Network(factory=import_object(model), weights=weights).build()
         batch = _random_batch(shape)
+    call = forward_call(network, batch)
+    try:
+        call()
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ModelError(
+            f"the model fails on the inputs it is to be measured with: {error}. With a factory "
+            f"these are random floats of the shape that --shape says, {shape}; a model that takes "
+            "something else is measured with a recipe file, whose data is used."
+        ) from error
     facts = cost_facts(network, batch, subject="original")
-    found = measure_latency({"original": forward_call(network, batch)}, threads=threads)
-    _print_facts([*facts, *latency_facts(found, batch_size=len(batch))], as_json)
+    timed = measure_latency({"original": call}, threads=threads)
+    facts += latency_facts(timed, batch_size=len(batch))
+    return Answer({"facts": _plain(facts)}, [facts_table(facts)])
 
 
 def verify_artifact(
-    artifact: Annotated[Path, typer.Argument(help="The folder of a deployed model.")],
-    as_json: JsonOption = False,
-) -> None:
+    artifact: Annotated[
+        Path, typer.Argument(metavar="ARTIFACT", help="The folder of a deployed model.")
+    ],
+) -> Answer:
     """Check that a deployed model is intact and still computes what it did when it was made."""
-    report = verify(artifact)
-    if as_json:
-        _print_json(report.model_dump(mode="json"))
-    else:
-        Console().print(str(report), markup=False, highlight=False)
+    found = verify(artifact)
+    return Answer(found.model_dump(mode="json"), [str(found)])
 
 
 def report(
     folder: FolderArgument,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Default: report.html in the folder.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Default: report.html in the folder."),
     ] = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Answer:
     """Write the report of a run as one HTML file."""
     run_folder = _existing(folder)
     path = write_report(run_folder, out or run_folder.path / "report.html")
-    if as_json:
-        _print_json({"report": str(path)})
-    else:
-        Console().print(f"report: {path}", markup=False, highlight=False, soft_wrap=True)
+    return Answer({"report": str(path)}, [f"report: {path}"])
 
 
-def schema(as_json: JsonOption = False) -> None:
+def schema() -> Answer:
     """Print the JSON Schema of recipe files, for editors and checks."""
-    _print_json(json_schema(RecipeFile))
+    document = json_schema(RecipeFile)
+    return Answer(document, [json.dumps(document, indent=2)])
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., Answer]] = {
     "demo": demo,
     "run": run,
     "show": show,
@@ -185,37 +223,33 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-def _finish(run: Run, as_json: bool, require_proved: bool) -> None:
-    path = run.report()
-    if as_json:
-        _print_json(
-            {
-                "status": run.verdict.status,
-                "verdict": run.verdict.model_dump(mode="json"),
-                "folder": str(run.folder.path),
-                "artifact": None if run.artifact is None else str(run.artifact),
-                "report": str(path),
-                "facts": _plain(run.facts),
-            }
-        )
-    else:
-        console = Console()
-        console.print(step_table(run.facts))
-        console.print(str(run.verdict), markup=False, highlight=False)
-        if run.artifact is not None:
-            _print_path(console, "artifact", run.artifact)
-        _print_path(console, "report", path)
-    if require_proved and run.verdict.status != "proved":
-        raise typer.Exit(_NOT_PROVED)
-
-
-def _print_path(console: Console, name: str, path: Path) -> None:
-    console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)
+def _outcome(run: Run, *, require_proved: bool = False) -> Answer:
+    path, artifact = run.report(), run.artifact
+    document = {
+        "status": run.verdict.status,
+        "verdict": run.verdict.model_dump(mode="json"),
+        "folder": str(run.folder.path),
+        "artifact": None if artifact is None else str(artifact),
+        "report": str(path),
+        "facts": _plain(run.facts),
+    }
+    places = (
+        [f"report: {path}"] if artifact is None else [f"artifact: {artifact}", f"report: {path}"]
+    )
+    failed = require_proved and run.verdict.status != "proved"
+    return Answer(
+        document,
+        [step_table(run.facts), verdict_text(run.facts), *places],
+        exit_code=_NOT_PROVED if failed else 0,
+    )
 
 
 def _existing(folder: Path) -> RunFolder:
     if not (folder / "manifest.json").is_file():
-        raise RunFolderError(f"'{folder}' is not a run folder: there is no manifest.json in it.")
+        raise RunFolderError(
+            f"'{folder}' is not a run folder: there is no manifest.json in it. Give the folder "
+            "that a run was started with (-o)."
+        )
     return RunFolder(folder, writable=False)
 
 
@@ -229,31 +263,22 @@ def _import_from_here(recipe: Path) -> None:
 def _random_batch(shape: str | None) -> Batch:
     if shape is None:
         raise SpecError("--shape is needed with a factory. Write it like --shape 1,3,224,224.")
-    try:
-        sizes = [int(size) for size in shape.split(",")]
-    except ValueError:
+    sizes = [int(size) if size.strip().isdecimal() else 0 for size in shape.split(",")]
+    if min(sizes) < 1:
         raise SpecError(
-            f"--shape is a list of whole numbers like 1,3,224,224, got '{shape}'."
-        ) from None
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(sizes, generator=generator)
+            f"--shape must be whole numbers above 0 with commas between them, got '{shape}'. Write "
+            "it like --shape 1,3,224,224."
+        )
+    inputs = torch.randn(sizes, generator=torch.Generator().manual_seed(0))
     return Batch((inputs,), torch.zeros(sizes[0]), torch.arange(sizes[0]))
 
 
-def _plain(facts: list[Fact]) -> list[Any]:
+def _plain(facts: Sequence[Fact]) -> list[Any]:
     return [fact.model_dump(mode="json", exclude_defaults=True) for fact in facts]
 
 
-def _print_facts(facts: list[Fact], as_json: bool) -> None:
-    if as_json:
-        _print_json({"facts": _plain(facts)})
-        return
-    table = Table("measured", "value", "unit", "n", "remark")
-    for fact in facts:
-        value = f"{fact.value:.4g}" if isinstance(fact.value, float) else f"{fact.value}"
-        table.add_row(fact.name, value, fact.unit, str(fact.n or ""), fact.reason or "")
-    Console().print(table)
-
-
-def _print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+def _summary(facts: Sequence[Fact]) -> dict[str, Any]:
+    return {
+        name: _plain([value])[0] if isinstance(value, Fact) else value
+        for name, value in vars(summarize(facts)).items()
+    }

@@ -37,12 +37,12 @@ from overhaul.core._names import (
 )
 from overhaul.core._network import Network, load_weights_
 from overhaul.core._optional import load_optional
-from overhaul.core._progress import Progress
+from overhaul.core._progress import Advance, Progress
 from overhaul.core._random import derived_seed, seed_everything, seeded
 from overhaul.core._run_folder import RunFolder, StepState
 from overhaul.core._schema import json_schema
 from overhaul.core._select import matching_names, owner_of, replace_module_
-from overhaul.core._spec import Factory, Spec, canonical_json
+from overhaul.core._spec import Factory, InputFile, Spec, canonical_json
 from overhaul.core._step import Step
 from overhaul.core._store import (
     CheckpointFolder,
@@ -57,6 +57,7 @@ from overhaul.core._task import SealedSplit, Split, Splits, Task, check_model_fi
 from overhaul.core._traits import Trait, Traits
 
 __all__ = [
+    "Advance",
     "ArtifactError",
     "Batch",
     "Carried",
@@ -68,6 +69,7 @@ __all__ = [
     "Edit",
     "Fact",
     "Factory",
+    "InputFile",
     "MissingExtraError",
     "ModelError",
     "Network",

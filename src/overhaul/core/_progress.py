@@ -1,13 +1,15 @@
 """Progress: a live line in a terminal, plain lines elsewhere, silence on request."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TypeAlias
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 Advance: TypeAlias = Callable[[str], None]
@@ -21,17 +23,26 @@ class Progress:
     Attributes:
         console: Where to; a terminal gets a live bar, anything else one line now and then.
         quiet: Show nothing.
-        every_s: Seconds between two plain lines.
+        every_s: Seconds without a line after which a plain line tells how far the work is.
     """
 
     console: Console = field(default_factory=lambda: Console(stderr=True))
     quiet: bool = False
-    every_s: float = 10.0
+    every_s: float = 30.0
+    _last_line: float = field(default=-math.inf, init=False, repr=False, compare=False)
 
-    def say(self, text: str) -> None:
-        """Print one line."""
-        if not self.quiet:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+    def say(self, text: str, *, unless_within_s: float = 0.0) -> None:
+        """Print one line.
+
+        Args:
+            text: The line.
+            unless_within_s: Leave it out if the last line is not so many seconds old.
+        """
+        now = time.monotonic()
+        if self.quiet or now - self._last_line < unless_within_s:
+            return
+        self._last_line = now
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Advance]:
@@ -48,26 +59,23 @@ class Progress:
     def _live_bar(self, title: str, total: int) -> Iterator[Advance]:
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
             TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
         )
-        with RichProgress(*columns, console=self.console, transient=True) as bars:
+        with RichProgress(*columns, console=self.console, transient=True, expand=True) as bars:
             task = bars.add_task(title, total=total, text="")
             yield lambda text: bars.update(task, advance=1, text=text)
 
     def _plain_lines(self, title: str, total: int) -> Advance:
-        start = last = time.monotonic()
-        done = 0
+        start, done = time.monotonic(), 0
 
         def advance(text: str) -> None:
-            nonlocal last, done
+            nonlocal done
             done += 1
-            now = time.monotonic()
-            if now - last >= self.every_s:
-                last = now
-                left_s = (now - start) / done * (total - done)
-                self.say(f"{title} {done}/{total} {text}, {left_s:.0f} s left")
+            left_s = (time.monotonic() - start) / done * (total - done)
+            line = f"{title} {done}/{total} {text}, {timedelta(seconds=round(left_s))} left"
+            self.say(line, unless_within_s=self.every_s)
 
         return advance

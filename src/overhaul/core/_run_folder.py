@@ -90,6 +90,21 @@ class RunFolder:
                 "output folder."
             ) from None
 
+    @property
+    def at_work(self) -> bool:
+        """Whether a run is at work in the folder now."""
+        lock = self.path / ".lock"
+        try:
+            # A lock file that is not there must not be made: looking leaves no trace.
+            if lock.is_file():
+                with FileLock(lock).acquire(timeout=0):
+                    return False
+        except Timeout:
+            return True
+        except OSError:
+            return False
+        return False
+
     def _check_is_ours(self) -> None:
         if self.path.is_file():
             raise RunFolderError(f"'{self.path}' is a file; a run needs a folder.")

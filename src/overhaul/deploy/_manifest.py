@@ -76,6 +76,11 @@ def read_manifest(folder: Path) -> Manifest:
         CorruptedFileError: the manifest is not what was written.
     """
     path = folder / MANIFEST
+    if (folder / "artifact" / MANIFEST).is_file():
+        raise ArtifactError(
+            f"'{folder}' is a run, and its artifact is in a folder of its own. Give "
+            f"'{folder / 'artifact'}'."
+        )
     if not path.is_file():
         raise ArtifactError(
             f"'{folder}' is not an artifact: it has no {MANIFEST}. Give the `artifact` folder of a "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from overhaul.core import (
     Batch,
     Context,
+    InputFile,
     ModelError,
     Network,
     Splits,
@@ -53,7 +54,7 @@ class Distill(Objective):
     Paper: Hinton, Vinyals and Dean, 2015.  Differs: the two weights sum to one.
     """
 
-    teacher: Literal["original"] | Network | str | nn.Module = "original"
+    teacher: Literal["original"] | Network | InputFile | nn.Module = "original"
     temperature: float = Field(default=4.0, gt=0, description="It divides both networks' logits.")
     weight: float = Field(
         default=0.5, ge=0, le=1, description="It is the teacher's share of the loss."

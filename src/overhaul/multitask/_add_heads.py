@@ -1,13 +1,13 @@
 """`AddHeads`: one head for each task on a shared trunk."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from overhaul.core import (
     Batch,
@@ -24,6 +24,7 @@ from overhaul.core import (
     seeded,
 )
 from overhaul.multitask._multi_task import MultiTask
+from overhaul.multitask._needless import needless_layers, used_parameters
 from overhaul.multitask._new_heads import NewHeads
 from overhaul.multitask._passage import Passage, arguments, features_of, observe
 from overhaul.multitask._shared_trunk import SeparateTrunks, SharedTrunk, trunk_output
@@ -38,11 +39,12 @@ class AddHeads(Step):
 
     with what the module returns, :math:`h(x)`, averaged over every position (padding too) if it has
     more dimensions than samples and channels. The losses of all tasks train the one trunk: hard
-    parameter sharing. What runs only after the module is taken out of the model; code that is
-    no layer (a `relu` or a `flatten` in the user's `forward`) still runs, without effect.
+    parameter sharing. Layers that run only after the module are taken out of the model, and so are
+    those that run in training only and do not act on it (auxiliary classifiers). Code that is no
+    layer (a `relu` or a `flatten` in the user's `forward`) still runs after it, without effect.
 
     Before the model is changed, a copy is: what its heads get must be, bit for bit, what the module
-    of the untouched model gives on real inputs, in training as in evaluation.
+    of the untouched model gives on real inputs, in evaluation and (dropout off) in training.
 
     The control is `shared=False`: each task has its own copy of the trunk, so these are
     single-task models that see the same batches. What they still have in common is one norm
@@ -112,7 +114,7 @@ class AddHeads(Step):
             outputs=outputs,
             features=passage.features.shape[channels],
             channels=channels,
-            removed=passage.later,
+            removed=needless_layers(model, batch, path, passage, at_input=self.trunk is None),
             shared=self.shared,
             dtype=str(passage.features.dtype).removeprefix("torch."),
         )
@@ -182,15 +184,15 @@ def _explained(edit: NewHeads) -> Iterator[None]:
         raise ModelError(
             f"the model does not work as a trunk that ends at '{edit.trunk}': without the layers "
             f"that run only after it ({removed}) its forward pass fails: {error}. Choose a later "
-            "module, or let `head` name the output layer."
+            "module, or move the code that needs them into a layer of its own."
         ) from error
 
 
 def _check_same_features(model: nn.Module, batch: Batch, edit: NewHeads, *, at_input: bool) -> None:
     """See on copies that the heads will get what the module of the untouched model gives."""
     for training in (False, True):
-        untouched = deepcopy(model).train(training)
-        edited = edit.apply(deepcopy(model)).train(training)
+        untouched = _without_dropout(deepcopy(model).train(training))
+        edited = _without_dropout(edit.apply(deepcopy(model)).train(training))
         with torch.no_grad(), seeded(0):
             wanted = features_of(untouched, batch, edit.trunk, at_input=at_input)
         for part in _trunks(edited):
@@ -203,6 +205,14 @@ def _check_same_features(model: nn.Module, batch: Batch, edit: NewHeads, *, at_i
                     f"({', '.join(edit.removed)}) it gives something else in {mode}. They take "
                     "part in some other way than by being called. Choose a later module."
                 )
+
+
+def _without_dropout(model: nn.Module) -> nn.Module:
+    """Turn dropout off: a layer that was taken out would have drawn numbers before the others."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()
+    return model
 
 
 def _trunks(edited: nn.Module) -> list[nn.Module]:
@@ -233,8 +243,8 @@ def _log_unused(edited: nn.Module, batch: Batch, ctx: Context) -> None:
     Raises:
         ModelError: the heads do not give one output for each sample.
     """
-    copy = deepcopy(edited).train().requires_grad_(False)
-    parameters = {n: p for n, p in copy.named_parameters() if p.is_floating_point()}
+    copy = deepcopy(edited).train()
+    parameters = {name: p for name, p in copy.named_parameters() if p.is_floating_point()}
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     outputs = batch.forward(copy)
@@ -245,16 +255,13 @@ def _log_unused(edited: nn.Module, batch: Batch, ctx: Context) -> None:
             f"{len(next(iter(outputs.values())))} outputs for {len(batch)} samples. Name another "
             "module, or build the model with batch_first=True."
         )
-    total = torch.stack([output.float().sum() for output in outputs.values()]).sum()
-    gradients: Sequence[Tensor | None] = torch.autograd.grad(
-        total, list(parameters.values()), allow_unused=True
-    )
-    unused = [name for name, g in zip(parameters, gradients, strict=True) if g is None]
+    used = used_parameters(torch.cat(list(outputs.values()), dim=1), parameters)
+    unused = [name for name in parameters if name not in used]
     if unused:
         ctx.log(
             "unused_parameters",
             sum(parameters[name].numel() for name in unused),
             reason="no head depends on them, on three samples; they do not belong to a layer that "
-            "runs only after the trunk, so they stay",
+            "could be taken out",
             detail={"parameters": unused},
         )

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -25,19 +24,21 @@ class Passage:
     Attributes:
         features: What the module returned, or got.
         channels: Which dimension of it holds the channels; None if that is not clear.
-        later: Paths of the modules that ran after it only, none inside another.
+        earlier: Paths of the modules that began to run before that.
+        later: Paths of the modules that began to run after it.
     """
 
     features: Tensor
     channels: int | None
-    later: tuple[str, ...]
+    earlier: frozenset[str]
+    later: frozenset[str]
 
 
 def observe(model: nn.Module, batch: Batch, path: str, *, at_input: bool) -> Passage:
     """Run the model once and see what happens before and after the module at `path`.
 
     Args:
-        model: In the mode that is to be observed.
+        model: In the mode that is to be observed, with gradients or without.
         batch: Real inputs, on the model's device.
         path: The module.
         at_input: Whether what the module gets is in question, so that the module itself is after
@@ -58,8 +59,7 @@ def observe(model: nn.Module, batch: Batch, path: str, *, at_input: bool) -> Pas
         handles.append(module.register_forward_hook(watch.after))
     inputs, named_inputs = arguments(batch)
     try:
-        with torch.no_grad():
-            model(*inputs, **named_inputs)
+        model(*inputs, **named_inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -68,9 +68,12 @@ def observe(model: nn.Module, batch: Batch, path: str, *, at_input: bool) -> Pas
             f"'{path}' must run exactly once in a forward pass to be where the heads begin, and "
             f"it runs {len(watch.found)} times. Name another module."
         )
-    later = {name for name, module in modules.items() if watch.ran_later_only(module)}
-    tops = tuple(name for name in modules if name in later and not _inside_one_of(name, later))
-    return Passage(watch.found[0], watch.channels(), tops)
+    return Passage(
+        watch.found[0],
+        watch.channels(),
+        frozenset(name for name, module in modules.items() if module in watch.earlier),
+        frozenset(name for name, module in modules.items() if module in watch.later),
+    )
 
 
 def features_of(model: nn.Module, batch: Batch, path: str, *, at_input: bool) -> Tensor:
@@ -97,11 +100,6 @@ def arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return ((), batch.inputs) if isinstance(batch.inputs, dict) else (batch.inputs, {})
 
 
-def _inside_one_of(name: str, paths: set[str]) -> bool:
-    parts = name.split(".")
-    return any(".".join(parts[:length]) in paths for length in range(1, len(parts)))
-
-
 @dataclass
 class _Watch:
     """Notes what runs before the features are there, and what after."""
@@ -125,17 +123,19 @@ class _Watch:
         if not self.at_input and module is self.target:
             self.found.append(first_tensor(output, self.path).clone())
 
-    def ran_later_only(self, module: nn.Module) -> bool:
-        return module in self.later and self.earlier.isdisjoint(module.modules())
-
     def channels(self) -> int | None:
-        """Find the dimension that is as long as the last layer is wide."""
+        """Find the dimension that is as long as the last layer is wide.
+
+        After a convolution it is the second one, also where several outputs were concatenated.
+        """
         shape = self.found[0].shape
         if len(shape) == 2:
             return 1
         width = None if self.last_layer is None else _width(self.last_layer)
         places = [place for place, size in enumerate(shape) if place > 0 and size == width]
-        if isinstance(self.last_layer, _CHANNELS_SECOND) and 1 in places:
+        if isinstance(self.last_layer, _CHANNELS_SECOND) and (
+            not places or (1 in places and len(shape) > 3)
+        ):
             return 1
         return places[0] if len(places) == 1 else None
 

@@ -1,5 +1,6 @@
 """What the run came to, in words."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +95,8 @@ def how_to_resume(folder: str | None = None) -> str:
     """Say how an unfinished run is continued."""
     where = folder if folder is not None else "FOLDER"
     return (
-        f"To go on, start the same line again: 'overhaul run ... -o {where}', or "
+        "To go on, start the same line again: "
+        f"'overhaul run ... -o {shlex.quote(where)}', or "
         f"'recipe.run(..., out=\"{where}\")'. Finished steps are used again."
     )
 

@@ -12,7 +12,7 @@ from overhaul.report._conclusion import UNFINISHED, how_to_resume, read_conclusi
 from overhaul.report._rows import read_rows, selection_metric
 
 _SHORT = {"parameters": "params", "compressed_bytes": "deflated"}
-_STYLES = {"proved": "bold green", "not proved": "bold yellow", "refuted": "bold red"}
+STYLES = {"proved": "bold green", "not proved": "bold yellow", "refuted": "bold red"}
 
 
 def step_table(facts: Sequence[Fact]) -> Table:
@@ -53,11 +53,12 @@ def step_table(facts: Sequence[Fact]) -> Table:
     return table
 
 
-def verdict_text(facts: Sequence[Fact]) -> Text:
+def verdict_text(facts: Sequence[Fact], folder: str | None = None) -> Text:
     """Return the verdict with its sentences, or that the run is unfinished and how to go on.
 
     Args:
         facts: The facts of a run.
+        folder: Where the run is.
 
     Example:
         >>> print(verdict_text([Fact(name="verdict", value="refuted")]))
@@ -65,10 +66,10 @@ def verdict_text(facts: Sequence[Fact]) -> Text:
         The final model does not keep the quality that was asked for.
     """
     verdict = read_conclusion(facts)
-    text = Text(verdict.word, style=_STYLES.get(verdict.word, "bold"))
+    text = Text(verdict.word, style=STYLES.get(verdict.word, "bold"))
     sentences = list(verdict.sentences)
     if verdict.word == UNFINISHED:
-        sentences.append(how_to_resume())
+        sentences.append(how_to_resume(folder))
     for sentence in sentences:
         text.append(f"\n{sentence}", style="not bold default")
     return text

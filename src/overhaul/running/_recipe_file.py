@@ -6,7 +6,18 @@ from typing import Any
 from pydantic import Field
 from torch import nn
 
-from overhaul.core import Factory, Network, Progress, Spec, SpecError, Step, Task
+from overhaul.core import (
+    Factory,
+    InputFile,
+    Network,
+    Progress,
+    Spec,
+    SpecError,
+    Step,
+    Task,
+    derived_seed,
+    seeded,
+)
 from overhaul.evaluation import Goal
 from overhaul.running._recipe import Recipe
 from overhaul.running._run import Run
@@ -43,7 +54,7 @@ class RecipeFile(Spec):
 
     model: Factory
     model_arguments: dict[str, Any] = Field(default={}, description="Arguments of the factory.")
-    weights: str | None = Field(default=None, description="A .safetensors, .pt or .pth file.")
+    weights: InputFile | None = Field(default=None, description="A .safetensors, .pt or .pth file.")
     task: Task
     steps: tuple[Step, ...] = Field(description="What to do, in order.")
     goal: Goal = Goal()
@@ -70,10 +81,10 @@ class RecipeFile(Spec):
         return Recipe(*self.steps)
 
     def build_model(self) -> nn.Module:
-        """Return the model with its weights."""
-        return Network(
-            factory=self.model, arguments=self.model_arguments, weights=self.weights
-        ).build()
+        """Return the model with its weights; what the factory draws depends on the seed alone."""
+        network = Network(factory=self.model, arguments=self.model_arguments, weights=self.weights)
+        with seeded(derived_seed(self.seed, "model")):
+            return network.build()
 
     def run(
         self,

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from overhaul.core import (
+    Advance,
     Batch,
     Context,
     Fact,
@@ -39,6 +40,8 @@ from overhaul.training._schedules import Cosine, Schedule
 
 # On a GPU, asking for the value of a loss waits for all work before it: it is asked for seldom.
 _STEPS_BETWEEN_CHECKS_ON_GPU = 16
+# A training of many short epochs shall not fill the screen or a log.
+_BETWEEN_EPOCH_LINES_S = 5.0
 
 
 class Train(Step):
@@ -157,8 +160,8 @@ class _Loop:
         self.called = self.hardware.wrap(model)
         self.hardware.synchronize_also(self.own.values())
         self.optimizer = self.hardware.prepare_optimizer(plan.optimizer.build(self.parameters))
-        self.best = _Best(-math.inf, 0, {})
-        self.latest_score = ""
+        self.best = _Best(math.nan, 0, {})
+        self.latest_metric = ""
         self.steps_per_epoch = len(
             epoch_batches(len(ctx.data.train), plan.batch_size, torch.Generator())
         )
@@ -189,11 +192,13 @@ class _Loop:
     def run_(self) -> None:
         """Train, and leave the chosen weights in the model."""
         done, stopped = self._resume_()
-        for epoch in range(done + 1, self.plan.epochs + 1):
-            if stopped:
-                break
-            stopped = self._run_epoch_(epoch)
-            self._save_checkpoint(epoch, stopped)
+        epochs = range(done + 1, self.plan.epochs + 1)
+        with self.ctx.progress.bar(self.ctx.label, len(epochs) * self.steps_per_epoch) as advance:
+            for epoch in epochs:
+                if stopped:
+                    break
+                stopped = self._run_epoch_(epoch, advance)
+                self._save_checkpoint(epoch, stopped)
         for constraint in self.constraints:
             constraint.release_()
         self.hardware.unwrap_()
@@ -215,14 +220,13 @@ class _Loop:
     def _metric(self) -> str:
         return self.ctx.task.selection_metric
 
-    def _run_epoch_(self, epoch: int) -> bool:
+    def _run_epoch_(self, epoch: int, advance: Advance) -> bool:
         with self.ctx.seeded("epoch", epoch, self.hardware.rank):
             start = time.perf_counter()
-            train_loss = self._train_epoch_(epoch)
+            train_loss = self._train_epoch_(epoch, advance)
             seconds = time.perf_counter() - start
         metrics = self._evaluate()
         report = EpochReport(epoch, train_loss, metrics, self._score(metrics))
-        self.latest_score = f"val {self._metric} {metrics[self._metric]:.4f}"
         detail = {"epoch": epoch}
         self.ctx.log("train_loss", train_loss, split="train", detail=detail)
         for name, value in metrics.items():
@@ -230,13 +234,14 @@ class _Loop:
         self.ctx.log("epoch_s", seconds, unit="s", detail=detail, reproducible=False)
         self.ctx.progress.say(
             f"{self.ctx.label}: epoch {epoch}/{self.plan.epochs}, train loss {train_loss:.4f}, "
-            f"{self.latest_score}, {seconds:.1f} s"
+            f"{self.latest_metric}, {seconds:.1f} s",
+            unless_within_s=0.0 if epoch == self.plan.epochs else _BETWEEN_EPOCH_LINES_S,
         )
         self._remember_if_best(report)
         wishes = [observer.after_epoch(report) for observer in self.observers]
         return any(wishes)
 
-    def _train_epoch_(self, epoch: int) -> float:
+    def _train_epoch_(self, epoch: int, advance: Advance) -> float:
         ctx, plan = self.ctx, self.plan
         batches = epoch_batches(len(ctx.data.train), plan.batch_size, ctx.generator("order", epoch))
         parts, weights = parts_of(
@@ -247,20 +252,19 @@ class _Loop:
         for constraint in self.constraints:
             constraint.set_mode_()
         watch = _LossWatch(self, epoch, len(batches))
-        title = f"{ctx.label} {epoch}/{plan.epochs}"
-        with ctx.progress.bar(title, len(batches)) as advance:
-            for number, batch in enumerate(ctx.data.train.batches(parts, plan.workers)):
-                step, part = divmod(number, plan.accumulate)
-                step_overall = (epoch - 1) * len(batches) + step
-                last_part = part == plan.accumulate - 1
-                self._set_learning_rate_(step_overall)
-                loss = self._accumulate_(self._ready(batch, draws), weights[number], last_part)
-                watch.add(step, loss, batch.indices, weights[number])
-                if last_part:
-                    self._step_()
-                    for observer in self.observers:
-                        observer.after_step(step_overall, watch.value)
-                    advance(", ".join(filter(None, (f"loss {watch.value:.4f}", self.latest_score))))
+        for number, batch in enumerate(ctx.data.train.batches(parts, plan.workers)):
+            step, part = divmod(number, plan.accumulate)
+            step_overall = (epoch - 1) * len(batches) + step
+            last_part = part == plan.accumulate - 1
+            self._set_learning_rate_(step_overall)
+            loss = self._accumulate_(self._ready(batch, draws), weights[number], last_part)
+            watch.add(step, loss, batch.indices, weights[number])
+            if last_part:
+                self._step_()
+                for observer in self.observers:
+                    observer.after_step(step_overall, watch.value)
+                now = f"epoch {epoch}/{plan.epochs} loss {watch.value:.4f}"
+                advance(f"{now} {self.latest_metric}")
         return watch.mean()
 
     def _ready(self, batch: Batch, draws: torch.Generator) -> Batch:
@@ -295,14 +299,16 @@ class _Loop:
 
     def _evaluate(self) -> dict[str, float]:
         predictions = predict(self.model, self.ctx.data.val)
-        return self.ctx.task.metrics(predictions.outputs, predictions.targets)
+        metrics = self.ctx.task.metrics(predictions.outputs, predictions.targets)
+        self.latest_metric = f"val {self._metric} {metrics[self._metric]:.4f}"
+        return metrics
 
     def _score(self, metrics: dict[str, float]) -> float:
         value = metrics[self._metric]
         return value if self.ctx.task.higher_is_better else -value
 
     def _remember_if_best(self, report: EpochReport) -> None:
-        if report.score > self.best.score:
+        if math.isnan(self.best.score) or report.score > self.best.score:
             self.best = _Best(report.score, report.epoch, _copied(model_tensors(self.model)))
 
     def _resume_(self) -> tuple[int, bool]:
@@ -311,7 +317,6 @@ class _Loop:
         self.hardware.wait()
         if checkpoint is None:
             metrics = self._evaluate()
-            self.latest_score = f"val {self._metric} {metrics[self._metric]:.4f}"
             self._remember_if_best(EpochReport(0, math.nan, metrics, self._score(metrics)))
             return 0, False
         load_tensors_(self.model, checkpoint["tensors"])
