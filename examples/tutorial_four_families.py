@@ -37,15 +37,16 @@ class Result:
 def main() -> None:
     """Run everything, print it and, with `--out`, write it down."""
     options = _options()
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     results = run_all(options.runs, epochs=options.epochs)
-    seconds = time.perf_counter() - start
+    took = f"{time.perf_counter() - start[0]:.0f} s"
+    took += f" ({time.process_time() - start[1]:.0f} s of processor time)"
     for result in results:
         print(f"\n{result.name}: {result.wish}\n{result.steps}\n{result.run.verdict}")
         print(f"report: {result.run.report()}")
-    print(f"\n{table(results)}\n\n{what_was_not_shown(results)}\n\n{seconds:.0f} s in all")
+    print(f"\n{table(results)}\n\n{what_was_not_shown(results)}\n\n{took}")
     if options.out is not None:
-        write_results(options.out, results, seconds, options.epochs)
+        write_results(options.out, results, took, options.epochs)
 
 
 def run_all(
@@ -260,14 +261,14 @@ def what_was_not_shown(results: list[Result]) -> str:
     return "\n".join(["Not shown:", "", *found])
 
 
-def write_results(out: Path, results: list[Result], seconds: float, epochs: int) -> None:
+def write_results(out: Path, results: list[Result], took: str, epochs: int) -> None:
     """Write `out`.json and `out`.md."""
     manifest = results[0].run.folder.manifest()
     machine = {name: manifest["machine"][name] for name in ("cpu", "cores", "cpu_capability")}
     command = f"python examples/tutorial_four_families.py --epochs {epochs} --out {out}"
     document = {
         "command": command,
-        "seconds": round(seconds, 1),
+        "took": took,
         "machine": machine,
         "versions": manifest["versions"],
         "max_drop": GOAL.max_drop,
@@ -277,7 +278,7 @@ def write_results(out: Path, results: list[Result], seconds: float, epochs: int)
     out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     sections = [
         "# All four families on the network of a tutorial",
-        f"Made by `{command}` in {seconds:.0f} s on {machine['cores']} cores ({machine['cpu']}), "
+        f"Made by `{command}` in {took} on {machine['cores']} cores ({machine['cpu']}), "
         f"torch {manifest['versions']['torch']}. One seed. The images are scikit-learn's digits "
         "with a border of one black pixel. 'Control': the same training without the methods. "
         "'Judged against': the original or, where that cannot do the task, the control. "

@@ -57,7 +57,7 @@ def test_every_family_is_applied_and_judged(example: ModuleType, tmp_path: Path)
     assert deployed == ["compression", "distillation", "three combined"]
 
     out = tmp_path / "results" / "tutorial"
-    example.write_results(out, results, seconds=1.0, epochs=1)
+    example.write_results(out, results, took="1 s", epochs=1)
     written = json.loads(out.with_suffix(".json").read_text("utf-8"))
     assert [row["recipe"] for row in written["rows"]] == list(NAMES)
     page = out.with_suffix(".md").read_text("utf-8")
