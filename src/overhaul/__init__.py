@@ -21,8 +21,9 @@ from overhaul.core import (
 from overhaul.deploy import Artifact, Deploy, OnnxRuntime, Torch, load, verify
 from overhaul.distillation import Distill, SwapModel
 from overhaul.evaluation import Goal, Verdict
+from overhaul.multitask import AddHeads, MultiTask
 from overhaul.pruning import KeepZeros, PruneWeights
-from overhaul.running import Recipe, RecipeFile, Run
+from overhaul.running import Recipe, RecipeFile, Run, load_model
 from overhaul.tasks import (
     Cifar10,
     Classification,
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SGD",
     "AdamW",
+    "AddHeads",
     "Artifact",
     "ArtifactError",
     "Cifar10",
@@ -74,6 +76,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "MultiLabel",
+    "MultiTask",
     "Network",
     "NonFiniteLossError",
     "Normalize",
@@ -103,5 +106,6 @@ __all__ = [
     "Verdict",
     "__version__",
     "load",
+    "load_model",
     "verify",
 ]

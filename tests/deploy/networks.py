@@ -120,7 +120,7 @@ class Tutorial(nn.Module):
 class Features(nn.Module):
     """A linear layer, and something done with its inputs and outputs."""
 
-    def __init__(self, change: Callable[[nn.Module, Tensor, Tensor], Tensor] | None = None) -> None:
+    def __init__(self, change: Callable[[Any, Tensor, Tensor], Any] | None = None) -> None:
         super().__init__()
         self.linear = nn.Linear(6, 3)
         self.change = change
@@ -128,7 +128,9 @@ class Features(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.linear(x)
-        return out if self.change is None else self.change(self, x, out)
+        if self.change is not None:
+            out = self.change(self, x, out)
+        return out
 
 
 def rows_of(name: str) -> Inputs:

@@ -1,4 +1,5 @@
 import importlib
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from overhaul.core import (
 from overhaul.deploy import Artifact, Deploy, OnnxRuntime, Runner, Signature, Torch, verify
 from overhaul.tasks import Classification, Normalize
 from tests.deploy.networks import Features, network, rows_of, task_of, whole
-from tests.deploy.row_task import fact
+from tests.deploy.row_task import RowTask, fact
 
 MakeContext = Callable[..., Context]
 QUICK = Deploy(timing_s=0.01)
@@ -191,6 +192,17 @@ def test_a_loss_of_quality_is_refused_and_a_tolerated_one_is_not(make_context: M
     ctx = make_context(model, task=task)
     loose.model_copy(update={"quality_tolerance": 0.9}).apply(model, ctx)
     assert fact(ctx, "engine_chosen", "artifact").value == "off"
+
+
+def test_a_quality_that_val_does_not_define_is_no_loss(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undefined = lambda self, outputs, targets: {"accuracy": math.nan}  # noqa: E731
+    monkeypatch.setattr(RowTask, "metrics", undefined)
+    model = network("features")
+    ctx = make_context(model, task=task_of("features"))
+    TORCH_ONLY.apply(model, ctx)
+    assert math.isnan(fact(ctx, "accuracy", "artifact").value)  # type: ignore[arg-type]
 
 
 def test_an_original_that_takes_other_inputs_is_not_timed(make_context: MakeContext) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from overhaul.core import ArtifactError, Batch
+from overhaul.core import ArtifactError, Batch, ModelError
 from overhaul.deploy import TensorInfo
 from overhaul.deploy._interface import Interface, real_batch
 from tests.deploy.networks import Features, network, normal, task_of
@@ -71,3 +71,9 @@ def test_the_training_mode_of_normalization_counts_as_a_change_in_place() -> Non
     with pytest.raises(ArtifactError, match=r"changes `norm\.num_batches_tracked` in place"):
         Interface.of(network("images").train(), task_of("images").prepare().val)
     assert Interface.of(Features().eval(), task_of("features").prepare().val).outputs
+
+
+def test_outputs_that_nobody_can_read_are_not_blamed_on_the_batch_size() -> None:
+    model = Features(lambda m, x, y: y.tolist())
+    with pytest.raises(ModelError, match="must return a tensor"):
+        Interface.of(model.eval(), task_of("features").prepare().val)

@@ -36,6 +36,16 @@ def test_distance_is_never_negative(kind: Kind, temperature: float, seed: int) -
     assert float(soft_distance(student_BC, teacher_BC, kind=kind, temperature=temperature)) >= -1e-4
 
 
+def test_shapes_that_would_broadcast_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"one shape, got \[4\] and \[4, 1\]"):
+        soft_distance(torch.zeros(4), torch.zeros(4, 1), kind="values", temperature=1.0)
+
+
+def test_plain_values_may_have_one_dimension() -> None:
+    student, teacher = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0])
+    assert float(soft_distance(student, teacher, kind="values", temperature=9.0)) == 1.0
+
+
 def test_golden_value() -> None:
     # Teacher (3/4, 1/4), student (1/2, 1/2): KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.1308...
     teacher_BC = torch.log(torch.tensor([[0.75, 0.25]]))

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from overhaul.core import (
@@ -77,7 +78,7 @@ def test_the_model_that_is_passed_in_is_untouched(tmp_path: Path) -> None:
 def test_order_is_checked_before_anything_runs(tmp_path: Path) -> None:
     model = TinyCNN(classes=9)
     with pytest.raises(
-        OrderError, match=r"step 0 of Train: Train needs .* Put ReplaceHead or SwapModel"
+        OrderError, match=r"step 0 of Train: Train needs .* ReplaceHead or SwapModel"
     ):
         run(Recipe(Train(epochs=1)), model, tmp_path / "run")
     assert not (tmp_path / "run" / "steps").exists()
@@ -206,6 +207,18 @@ def test_a_network_as_teacher_runs_and_is_told_apart_by_its_weights(tmp_path: Pa
     run(Recipe(Train(epochs=1, objective=Distill(teacher=other))), tiny_cnn(), out)
     assert states(out)["0"] != before
     assert "fingerprint" in (out / "recipe.yaml").read_text()
+
+
+def test_a_teacher_file_with_other_content_starts_the_step_anew(tmp_path: Path) -> None:
+    out, weights = tmp_path / "run", tmp_path / "teacher.safetensors"
+    recipe = Recipe(Train(epochs=1, objective=Distill(teacher=str(weights))))
+    times = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        save_file(TinyCNN().state_dict(), weights)
+        run(recipe, tiny_cnn(), out)
+        times.append(states(out)["0"])
+    assert times[0] == times[1] != times[2]
 
 
 def test_a_better_student_is_proved_and_a_broken_one_refuted(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from overhaul.core import Context, ModelError, SpecError, model_tensors
+from overhaul.core import Context, ModelError, SpecError, find_head, model_tensors
 from overhaul.testing import TinyCNN, tiny_cnn
 from overhaul.training import AdamW, Train
-from overhaul.transfer import Freeze, Frozen, ReplaceHead, Unfreeze, find_head
+from overhaul.transfer import Freeze, Frozen, ReplaceHead, Unfreeze
 
 MakeContext = Callable[..., Context]
 

@@ -18,6 +18,7 @@ from overhaul.core._errors import (
     nearest,
 )
 from overhaul.core._facts import Fact, SplitName
+from overhaul.core._head import find_head
 from overhaul.core._model_state import (
     evaluating,
     load_tensors_,
@@ -41,7 +42,7 @@ from overhaul.core._random import derived_seed, seed_everything, seeded
 from overhaul.core._run_folder import RunFolder, StepState
 from overhaul.core._schema import json_schema
 from overhaul.core._select import matching_names, owner_of, replace_module_
-from overhaul.core._spec import Factory, Spec, canonical_json
+from overhaul.core._spec import Factory, InputFile, Spec, canonical_json
 from overhaul.core._step import Step
 from overhaul.core._store import (
     CheckpointFolder,
@@ -49,6 +50,7 @@ from overhaul.core._store import (
     read_state,
     whole_folder,
     write_state,
+    write_tensors,
     write_text,
 )
 from overhaul.core._task import (
@@ -75,6 +77,7 @@ __all__ = [
     "Edit",
     "Fact",
     "Factory",
+    "InputFile",
     "MissingExtraError",
     "ModelError",
     "Network",
@@ -105,6 +108,7 @@ __all__ = [
     "evaluating",
     "file_hash",
     "find_class",
+    "find_head",
     "forward_problem",
     "import_object",
     "import_path",
@@ -129,5 +133,6 @@ __all__ = [
     "unwrap_outputs",
     "whole_folder",
     "write_state",
+    "write_tensors",
     "write_text",
 ]

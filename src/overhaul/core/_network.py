@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from overhaul.core._errors import CorruptedFileError, ModelError, SpecError
-from overhaul.core._spec import Factory, Spec
+from overhaul.core._spec import Factory, InputFile, Spec
 
 
 class Network(Spec):
@@ -36,7 +36,7 @@ class Network(Spec):
 
     factory: Factory
     arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of the factory.")
-    weights: str | None = Field(default=None, description="A .safetensors, .pt or .pth file.")
+    weights: InputFile | None = Field(default=None, description="A .safetensors, .pt or .pth file.")
 
     def build(self) -> nn.Module:
         """Return the network with its weights.

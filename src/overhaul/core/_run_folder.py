@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from torch import Tensor
+from torch import Tensor, nn
 
 from overhaul.core._edit import Carried, Edit
 from overhaul.core._errors import CorruptedFileError, RunFolderError
@@ -21,6 +21,7 @@ from overhaul.core._store import (
     remove_leftovers,
     whole_folder,
     write_state,
+    write_tensors,
     write_text,
 )
 
@@ -200,7 +201,7 @@ class RunFolder:
         return CheckpointFolder(self.path / "steps" / f"{index}.unfinished", writable=self.writable)
 
     def save_step(self, index: int, state: StepState) -> None:
-        """Save a finished step, and forget later ones and its checkpoints."""
+        """Save a finished step and forget its checkpoints."""
         if not self.writable:
             return
         tree = {
@@ -220,6 +221,26 @@ class RunFolder:
             if number.isdigit() and int(number) > index:
                 shutil.rmtree(other)
 
+    def save_weights(self, model: nn.Module) -> None:
+        """Save the state dict of the finished model, for `load_state_dict` anywhere."""
+        if self.writable:
+            tensors = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
+            write_tensors(self.path / "weights.safetensors", tensors)
+
+    def last_step(self) -> StepState:
+        """Return the last step of a finished run, whatever its key.
+
+        Raises:
+            RunFolderError: there is no finished run here.
+            CorruptedFileError: it is there, and it is not what was written.
+        """
+        steps = self.manifest().get("steps")
+        if steps is None:
+            raise RunFolderError(
+                f"'{self.path}' holds no finished run. Start the line that began it again."
+            )
+        return _read_step(self.path / "steps" / str(steps - 1))
+
     def load_step(self, index: int, key: str) -> StepState | None:
         """Return the finished step `index` if it was made with this key.
 
@@ -229,18 +250,8 @@ class RunFolder:
         folder = self.path / "steps" / str(index)
         if not folder.exists():
             return None
-        tree = read_state(folder)
-        if tree["key"] != key:
-            return None
-        return StepState(
-            key=key,
-            label=tree["label"],
-            tensors=tree["tensors"],
-            trainable=tuple(tree["trainable"]),
-            edits=tuple(Edit.from_data(data) for data in tree["edits"]),
-            carried=tuple(Carried.from_data(data) for data in tree["carried"]),
-            facts=tuple(Fact.model_validate(data) for data in tree["facts"]),
-        )
+        state = _read_step(folder)
+        return state if state.key == key else None
 
     def drop_checkpoints_unless(self, index: int, key: str) -> None:
         """Forget checkpoints of step `index` that another recipe, model or data set made."""
@@ -251,3 +262,16 @@ class RunFolder:
         if folder.exists() and (not marker.exists() or marker.read_text("utf-8") != key):
             shutil.rmtree(folder)
         write_text(marker, key)
+
+
+def _read_step(folder: Path) -> StepState:
+    tree = read_state(folder)
+    return StepState(
+        key=tree["key"],
+        label=tree["label"],
+        tensors=tree["tensors"],
+        trainable=tuple(tree["trainable"]),
+        edits=tuple(Edit.from_data(data) for data in tree["edits"]),
+        carried=tuple(Carried.from_data(data) for data in tree["carried"]),
+        facts=tuple(Fact.model_validate(data) for data in tree["facts"]),
+    )

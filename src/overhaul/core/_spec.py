@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    GetCoreSchemaHandler,
     ModelWrapValidatorHandler,
     PlainSerializer,
     ValidationError,
@@ -22,7 +23,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, core_schema
 from torch import nn
 
 from overhaul.core._errors import SpecError, nearest
@@ -41,8 +42,23 @@ Factory: TypeAlias = Annotated[
 ]
 """A function or class that builds a network; in a recipe file its import path."""
 
+
+class InputFile(str):
+    """The path of a file that a result depends on.
+
+    Its content, and not its path alone, decides whether a finished step can be used again.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[Any], handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Accept any string."""
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+
+
 StandIn: TypeAlias = Callable[[Any], Any]
-"""Returns what to write in place of something that a file cannot hold."""
+"""Returns what to write in place of something that a file cannot hold, or of a file's path."""
 
 
 class Spec(BaseModel):
@@ -254,6 +270,8 @@ def _to_data(value: Any, field: str, stand_in: StandIn | None) -> Any:
         return [_to_data(item, f"{field}[{i}]", stand_in) for i, item in enumerate(value)]
     if isinstance(value, Mapping):
         return {str(k): _to_data(item, f"{field}.{k}", stand_in) for k, item in value.items()}
+    if isinstance(value, InputFile):
+        return str(value) if stand_in is None else stand_in(value)
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if callable(value) and not isinstance(value, nn.Module):

@@ -60,22 +60,35 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a text file as a whole: under a temporary name, synced, renamed."""
+@contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name for a file that takes the place of `path` when the block ends well."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+            yield temporary
+            temporary.chmod(0o644)
+            sync_file(temporary)
+            os.replace(temporary, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file as a whole: under a temporary name, synced, renamed."""
+    with _whole_file(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Replace a safetensors file as a whole; a tensor with several names is written under each."""
+    with _whole_file(path) as temporary:
+        _save_tensors({name: _detached(tensor) for name, tensor in tensors.items()}, temporary)
 
 
 @contextmanager
@@ -181,10 +194,14 @@ def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise OSError(code, os.strerror(code), str(path)) from error
 
 
+def _detached(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().clone()
+
+
 def _take_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous().clone()
+        tensors[name] = _detached(value)
         return {_MARK: name}
     if isinstance(value, Mapping):
         return {

@@ -1,5 +1,6 @@
 """`Deploy`: turn the model into an artifact that runs without it."""
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -222,6 +223,8 @@ class Deploy(Step):
         name = ctx.task.selection_metric
         value = _value(found, name)
         own = _value(quality_facts(ctx.task, reference, subject=ctx.label, split="val"), name)
+        if math.isnan(own) and math.isnan(value):
+            return
         loss = own - value if ctx.task.higher_is_better else value - own
         if not loss <= self.quality_tolerance * abs(own):
             raise ArtifactError(
@@ -289,7 +292,9 @@ def _meaning(task: Task) -> dict[str, Any]:
 
 
 def _value(facts: Sequence[Fact], name: str) -> float:
-    return next(float(fact.value or 0) for fact in facts if fact.name == name)
+    """Return a quality; NaN where the split does not define it (one class only, say)."""
+    value = next(fact.value for fact in facts if fact.name == name)
+    return math.nan if value is None else float(value)
 
 
 def _call(predictor: nn.Module | Deployed, batch: Batch) -> Callable[[], object]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from overhaul.core import ArtifactError, Batch, Outputs, Split, model_tensors
+from overhaul.core import ArtifactError, Batch, Outputs, OverhaulError, Split, model_tensors
 from overhaul.deploy._signature import TensorInfo
 
 FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError)
@@ -107,6 +107,8 @@ def _outputs(model: nn.Module, batch: Batch) -> Outputs:
     try:
         with torch.no_grad():
             outputs = batch.forward(model)
+    except OverhaulError:
+        raise
     except FORWARD_ERRORS as error:
         raise ArtifactError(
             "a deployed model must take any number of samples, and this one fails on "

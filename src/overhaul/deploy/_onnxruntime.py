@@ -28,7 +28,7 @@ class OnnxRuntime(Engine):
     Example:
         >>> OnnxRuntime()
         OnnxRuntime()
-        >>> OnnxRuntime.spec_name()
+        >>> OnnxRuntime().to_data()
         'onnxruntime'
     """
 

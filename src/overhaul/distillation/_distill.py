@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from overhaul.core import (
     Batch,
     Context,
+    InputFile,
     ModelError,
     Network,
     Splits,
@@ -53,7 +54,7 @@ class Distill(Objective):
     Paper: Hinton, Vinyals and Dean, 2015.  Differs: the two weights sum to one.
     """
 
-    teacher: Literal["original"] | Network | str | nn.Module = "original"
+    teacher: Literal["original"] | Network | InputFile | nn.Module = "original"
     temperature: float = Field(default=4.0, gt=0, description="It divides both networks' logits.")
     weight: float = Field(
         default=0.5, ge=0, le=1, description="It is the teacher's share of the loss."
@@ -115,18 +116,26 @@ def soft_distance(
     r"""Return the mean distance of soft outputs, times :math:`T^2`.
 
     Args:
-        student_BC: The student's outputs `[B, C]`.
-        teacher_BC: The teacher's outputs `[B, C]`.
+        student_BC: The student's outputs `[B, C]`; plain values may be `[B]`.
+        teacher_BC: The teacher's outputs, of the same shape.
         kind: `classes` (one softmax), `labels` (a sigmoid each) or `values` (squared distance).
         temperature: :math:`T`.
+
+    Raises:
+        ModelError: the shapes differ.
 
     Example:
         >>> logits = torch.tensor([[1.0, -2.0, 0.5]])
         >>> float(soft_distance(logits, logits, kind="classes", temperature=3.0))
         0.0
     """
+    if student_BC.shape != teacher_BC.shape:
+        raise ModelError(
+            f"the outputs of student and teacher must have one shape, got {list(student_BC.shape)} "
+            f"and {list(teacher_BC.shape)}. Make both return the same, for example by `squeeze(1)`."
+        )
     if kind == "values":
-        return 0.5 * (student_BC - teacher_BC).square().flatten(1).sum(1).mean()
+        return 0.5 * (student_BC - teacher_BC).square().sum() / len(student_BC)
     student, teacher = student_BC / temperature, teacher_BC / temperature
     if kind == "classes":
         log_p, log_q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)

@@ -10,6 +10,7 @@ from overhaul.core import (
     Context,
     Edit,
     Factory,
+    InputFile,
     ModelError,
     Network,
     Splits,
@@ -68,7 +69,7 @@ class SwapModel(Step):
 
     factory: Factory
     arguments: dict[str, Any] = Field(default={}, description="Keyword arguments of the factory.")
-    weights: str | None = Field(default=None, description="A .safetensors, .pt or .pth file.")
+    weights: InputFile | None = Field(default=None, description="A .safetensors, .pt or .pth file.")
 
     def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
         """Build the network once and see that it fits the task."""

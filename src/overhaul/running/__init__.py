@@ -1,6 +1,7 @@
 """A recipe at work: its run, its control, its final evaluation."""
 
 from overhaul.running._execute import initial_traits
+from overhaul.running._load_model import load_model
 from overhaul.running._recipe import Recipe
 from overhaul.running._recipe_file import RecipeFile
 from overhaul.running._run import Run
@@ -12,6 +13,7 @@ __all__ = [
     "Run",
     "Setting",
     "initial_traits",
+    "load_model",
     "rebuilt",
     "run_steps",
 ]

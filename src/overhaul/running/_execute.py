@@ -15,6 +15,8 @@ from overhaul.core import (
     OrderError,
     Progress,
     RunFolder,
+    Spec,
+    SpecError,
     Step,
     StepState,
     Task,
@@ -85,7 +87,7 @@ def execute(
         setting, misfit = _prepare(model, task, seed, check, progress)
         for step in steps:
             step.preflight(model, task, setting.data)
-        _write_header(folder, setting, steps_as_data, goal)
+        _write_header(folder, setting, steps, steps_as_data, goal)
         why_no_control = _why_no_control(steps, control, with_control)
         run = _WholeRun(setting, folder, steps, goal, misfit)
         return run.finish([] if why_no_control else control, why_no_control, with_cost)
@@ -128,12 +130,17 @@ def initial_traits(model: nn.Module, *, fits: bool) -> Traits:
 
 
 def _write_header(
-    folder: RunFolder, setting: Setting, steps_as_data: list[object], goal: Goal
+    folder: RunFolder,
+    setting: Setting,
+    steps: Sequence[Step],
+    steps_as_data: list[object],
+    goal: Goal,
 ) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     folder.update_manifest(
         created=folder.manifest().get("created", now),
         updated=now,
+        steps=None,  # known again when the run is finished
         key=setting.key,
         seed=setting.seed,
         goal=goal.to_data(),
@@ -147,14 +154,22 @@ def _write_header(
         versions=versions(),
     )
     recipe = {
-        "task": setting.task.to_data(describe),
-        "steps": steps_as_data,
+        "task": _readable(setting.task),
+        "steps": [_readable(step) for step in steps],
         "goal": {"max_drop": goal.max_drop},
         "seed": setting.seed,
     }
     if folder.writable:
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         write_text(folder.path / "recipe.yaml", text)
+
+
+def _readable(spec: Spec) -> object:
+    """Return the spec as a recipe file can hold it; with stand-ins for what none can hold."""
+    try:
+        return spec.to_data()
+    except SpecError:
+        return spec.to_data(describe)
 
 
 def _why_no_control(steps: Sequence[Step], control: Sequence[Step], wanted: bool) -> str | None:
@@ -212,6 +227,8 @@ class _WholeRun:
             ),
         )
         model = rebuilt(setting.original, states[-1])
+        folder.save_weights(model)
+        folder.update_manifest(steps=len(states))
         return Run(folder, model, Verdict.from_facts(self.facts_by_part["verdict"]))
 
     def _stage(self, name: str, key: str, work: Callable[[], list[Fact]]) -> list[Fact]:

@@ -8,6 +8,7 @@ from torch import nn
 
 from overhaul.core import (
     Factory,
+    InputFile,
     Network,
     Progress,
     Spec,
@@ -53,7 +54,7 @@ class RecipeFile(Spec):
 
     model: Factory
     model_arguments: dict[str, Any] = Field(default={}, description="Arguments of the factory.")
-    weights: str | None = Field(default=None, description="A .safetensors, .pt or .pth file.")
+    weights: InputFile | None = Field(default=None, description="A .safetensors, .pt or .pth file.")
     task: Task
     steps: tuple[Step, ...] = Field(description="What to do, in order.")
     goal: Goal = Goal()

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,7 @@ from overhaul.core import (
     CorruptedFileError,
     Edit,
     Fact,
+    InputFile,
     ModelError,
     Progress,
     RunFolder,
@@ -25,6 +27,7 @@ from overhaul.core import (
     Traits,
     canonical_json,
     derived_seed,
+    file_hash,
     model_fingerprint,
     model_tensors,
     rebuild,
@@ -58,7 +61,10 @@ class Setting:
 
 
 def describe(value: Any) -> Any:
-    """Return what stands for a network (its fingerprint) or for data (its type) in a key."""
+    """Return what stands in a key for a network, for a file (their content) or for data."""
+    if isinstance(value, InputFile):
+        path = Path(value)
+        return {"file": str(value), "sha256": file_hash(path) if path.is_file() else "missing"}
     if isinstance(value, nn.Module):
         return {"network": type(value).__name__, "fingerprint": model_fingerprint(value)}
     return {"object": type(value).__name__}

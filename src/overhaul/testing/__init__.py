@@ -2,7 +2,7 @@
 
 from overhaul.testing._check_spec import check_spec, example_of
 from overhaul.testing._check_step import check_step
-from overhaul.testing._tiny import TinyCNN, tiny_arrays, tiny_cnn, tiny_task
+from overhaul.testing._tiny import TinyCNN, tiny_arrays, tiny_cnn, tiny_multi_task, tiny_task
 
 __all__ = [
     "TinyCNN",
@@ -11,5 +11,6 @@ __all__ = [
     "example_of",
     "tiny_arrays",
     "tiny_cnn",
+    "tiny_multi_task",
     "tiny_task",
 ]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from overhaul.core import seeded
+from overhaul.multitask import MultiTask
 from overhaul.tasks import Classification
 
 
@@ -44,4 +45,17 @@ def tiny_task() -> Classification:
     """Return a classification task of three classes that a `TinyCNN` learns in a few epochs."""
     return Classification(
         train=tiny_arrays(48, seed=1), val=tiny_arrays(24, seed=2), test=tiny_arrays(24, seed=3)
+    )
+
+
+def tiny_multi_task() -> MultiTask:
+    """Return two tasks on the images of `tiny_task`: the class, and whether its number is odd."""
+    images, labels = tiny_arrays(48, seed=1)
+    val_images, val_labels = tiny_arrays(24, seed=2)
+    test_images, test_labels = tiny_arrays(24, seed=3)
+    return MultiTask(
+        tasks={"number": Classification(classes=3), "odd": Classification(classes=2)},
+        train=(images, {"number": labels, "odd": labels % 2}),
+        val=(val_images, {"number": val_labels, "odd": val_labels % 2}),
+        test=(test_images, {"number": test_labels, "odd": test_labels % 2}),
     )

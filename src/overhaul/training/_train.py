@@ -160,7 +160,7 @@ class _Loop:
         self.called = self.hardware.wrap(model)
         self.hardware.synchronize_also(self.own.values())
         self.optimizer = self.hardware.prepare_optimizer(plan.optimizer.build(self.parameters))
-        self.best = _Best(-math.inf, 0, {})
+        self.best = _Best(math.nan, 0, {})
         self.latest_metric = ""
         self.steps_per_epoch = len(
             epoch_batches(len(ctx.data.train), plan.batch_size, torch.Generator())
@@ -308,7 +308,7 @@ class _Loop:
         return value if self.ctx.task.higher_is_better else -value
 
     def _remember_if_best(self, report: EpochReport) -> None:
-        if report.score > self.best.score:
+        if math.isnan(self.best.score) or report.score > self.best.score:
             self.best = _Best(report.score, report.epoch, _copied(model_tensors(self.model)))
 
     def _resume_(self) -> tuple[int, bool]:

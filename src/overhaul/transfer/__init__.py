@@ -2,6 +2,6 @@
 
 from overhaul.transfer._freeze import Freeze, Unfreeze
 from overhaul.transfer._frozen import Frozen
-from overhaul.transfer._replace_head import NewOutputLayer, ReplaceHead, find_head
+from overhaul.transfer._replace_head import NewOutputLayer, ReplaceHead
 
-__all__ = ["Freeze", "Frozen", "NewOutputLayer", "ReplaceHead", "Unfreeze", "find_head"]
+__all__ = ["Freeze", "Frozen", "NewOutputLayer", "ReplaceHead", "Unfreeze"]

@@ -2,19 +2,17 @@
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from overhaul.core import (
-    Batch,
     Context,
     Edit,
     ModelError,
     Step,
     Trait,
     Traits,
-    evaluating,
+    find_head,
     nearest,
     replace_module_,
 )
@@ -98,46 +96,3 @@ class ReplaceHead(Step):
     def control(self) -> Step:
         """Return this step: the control needs a head that fits the task as well."""
         return self
-
-
-def find_head(model: nn.Module, batch: Batch) -> str:
-    """Return the path of the Linear or Conv2d that makes the model's outputs.
-
-    Raises:
-        ModelError: the outputs are not, up to reshaping, what one such layer returns.
-    """
-    latest: dict[str, Tensor] = {}
-
-    def remember(path: str) -> object:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            latest.pop(path, None)
-            latest[path] = output
-
-        return hook
-
-    layers = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
-    }
-    handles = [
-        module.register_forward_hook(remember(path))  # type: ignore[arg-type]
-        for path, module in layers.items()
-    ]
-    try:
-        with evaluating(model):
-            outputs = batch.forward(model)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if isinstance(outputs, Tensor):
-        for path, output in reversed(latest.items()):
-            if output.numel() == outputs.numel() and torch.equal(
-                output.flatten(), outputs.flatten()
-            ):
-                return path
-    candidates = ", ".join(list(latest)[-3:]) or "none"
-    raise ModelError(
-        "the head could not be found: the model's outputs are not what one Linear or Conv2d "
-        f"returns. Name it with `head`; the last layers that ran are: {candidates}."
-    )

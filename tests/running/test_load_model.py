@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from overhaul.core import ModelError, Progress, RunFolderError, model_tensors
+from overhaul.distillation import SwapModel
+from overhaul.pruning import PruneWeights
+from overhaul.running import Recipe, load_model
+from overhaul.testing import TinyCNN, tiny_cnn, tiny_task
+from overhaul.transfer import ReplaceHead
+
+QUIET = Progress(quiet=True)
+
+
+def test_a_changed_model_is_rebuilt_from_its_factory(tmp_path: Path) -> None:
+    recipe = Recipe(
+        SwapModel(factory=tiny_cnn, arguments={"width": 3}),
+        ReplaceHead(),
+        PruneWeights(sparsity=0.5),
+    )
+    run = recipe.run(tiny_cnn(), tiny_task(), out=tmp_path, cost=False, progress=QUIET)
+    torch.manual_seed(7)
+    rebuilt = load_model(tmp_path, TinyCNN())
+    expected = model_tensors(run.model)
+    assert expected.keys() == model_tensors(rebuilt).keys()
+    assert all(torch.equal(expected[n], t) for n, t in model_tensors(rebuilt).items())
+
+
+def test_the_weights_load_into_the_users_class(tmp_path: Path) -> None:
+    recipe = Recipe(PruneWeights(sparsity=0.5))
+    run = recipe.run(tiny_cnn(), tiny_task(), out=tmp_path, cost=False, progress=QUIET)
+    torch.manual_seed(7)
+    fresh = TinyCNN()
+    fresh.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.equal(fresh.eval()(images), run.model.eval()(images))
+
+
+def test_another_structure_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe(PruneWeights(sparsity=0.5))
+    recipe.run(tiny_cnn(), tiny_task(), out=tmp_path, cost=False, progress=QUIET)
+    with pytest.raises(ModelError, match=r"conv.weight is .* Use the factory"):
+        load_model(tmp_path, tiny_cnn(width=9))
+
+
+def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"holds no finished run"):
+        load_model(tmp_path, tiny_cnn())
