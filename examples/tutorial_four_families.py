@@ -64,7 +64,7 @@ def run_all(
     images, digits = images_of_ten()
     all_digits = oh.Classification(train=(images, digits), test_fraction=0.4, classes=10)
     torch.manual_seed(0)
-    existing = trained(all_digits, TutorialNet(), epochs)
+    existing = trained(all_digits, TutorialNet(), 2 * epochs)
     results = []
 
     def run(name: str, wish: str, recipe: oh.Recipe, model: nn.Module, task: oh.Task) -> oh.Run:
@@ -149,7 +149,7 @@ def run_all(
 
 
 def training(epochs: int, *, batch_size: int = 32, **plugs: Any) -> oh.Train:
-    """Return a training; the learning rate is the one that did best on val."""
+    """Return a training; of 1e-3 and 3e-3, this rate did better on val of the ten digits."""
     return oh.Train(epochs=epochs, batch_size=batch_size, optimizer=oh.AdamW(lr=3e-3), **plugs)
 
 
