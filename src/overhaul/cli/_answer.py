@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, NoReturn
 
 import typer
 from rich.console import Console, RenderableType
+from rich.markup import escape
 
 from overhaul.core import OverhaulError
 
@@ -73,7 +74,7 @@ def answering(work: Callable[..., Answer]) -> Callable[..., None]:
         except (OverhaulError, InterruptionError) as error:
             fail(error, as_json)
         except KeyboardInterrupt:
-            fail(InterruptionError("interrupted."), as_json)
+            fail(InterruptionError("nothing was left half done."), as_json)
         except Exception as error:
             if as_json:
                 print_json(error_document(type(error).__name__, str(error), 1))
@@ -102,9 +103,12 @@ def fail(error: OverhaulError | InterruptionError, as_json: bool) -> NoReturn:
     if as_json:
         print_json(error_document(type(error).__name__, str(error), error.exit_code))
     else:
+        title = "Error" if isinstance(error, OverhaulError) else "Interrupted"
         console = Console(stderr=True, highlight=False)
-        console.print("[bold red]Error:[/] ", end="")
-        console.print(str(error), markup=False, soft_wrap=True)
+        for line in f"[bold red]{title}:[/] {escape(str(error))}".splitlines():
+            # What is to be copied, and what goes into a file, is not broken into lines.
+            as_it_is = line.startswith("  ") or not console.is_terminal
+            console.print(line, soft_wrap=as_it_is)
     raise typer.Exit(error.exit_code)
 
 
@@ -125,8 +129,8 @@ def resumable(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise InterruptionError(
-            f"interrupted. What was finished is kept in '{folder}'. To go on, start the same line "
-            f"again:\n  {same_line()}"
+            f"what was finished is kept in '{folder}'. To go on, start the same line again:\n"
+            f"  {same_line()}"
         ) from None
 
 
