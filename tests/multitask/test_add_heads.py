@@ -175,6 +175,15 @@ def test_a_layer_whose_weights_the_trunk_uses_is_not_taken_out(apply: Apply) -> 
         apply(Tied(), trunk="inner")
 
 
+def test_weights_that_the_trunk_uses_in_training_only_are_not_taken_out(apply: Apply) -> None:
+    class Training(TinyCNN):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + self.fc.weight.mean() if self.training else x)
+
+    with pytest.raises(ModelError, match=r"its forward pass fails: .* no attribute 'weight'"):
+        apply(Training(), trunk="bn")
+
+
 def test_a_layer_that_is_shared_under_two_names_is_taken_out_under_both(apply: Apply) -> None:
     model = tiny_cnn()
     model.alias = model.fc
@@ -357,6 +366,13 @@ def test_heads_have_the_type_of_the_features(
     changed, _ = apply(Typed().to(dtype), shared=shared)
     assert {parameter.dtype for parameter in changed.parameters()} == {dtype}
     assert {output.dtype for output in changed(images()).values()} == {dtype}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_heads_are_on_the_device_of_the_model(shared: bool) -> None:
+    edit = NewHeads(trunk="conv", outputs={"a": 2, "b": 3}, features=6, shared=shared)
+    changed = edit.apply(tiny_cnn().to("meta"))
+    assert {parameter.device.type for parameter in changed.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -348,6 +348,15 @@ def test_an_error_names_the_position_in_the_data_of_the_task() -> None:
     assert counts == {"digit": 40, "size": 19, "both": 0}
 
 
+def test_labels_that_joining_leaves_out_are_missing_whatever_the_task_says() -> None:
+    task = apart(first={"allow_missing": False})
+    batch = next(task.prepare().train.in_order(42))
+    outputs = {"digit": torch.zeros(42, 3), "size": torch.zeros(42, 1)}
+    assert isinstance(batch.targets, dict)
+    assert bool((batch.targets["digit"] == -1).any())
+    assert float(task.losses(outputs, batch.targets)["digit"]) == pytest.approx(1.0986, abs=1e-4)
+
+
 def test_built_in_data_of_a_task_brings_its_classes() -> None:
     images = torch.rand(30, 1, 8, 8)
     task = MultiTask(

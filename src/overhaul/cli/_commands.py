@@ -21,6 +21,7 @@ from overhaul.core import (
     RunFolderError,
     SpecError,
     check_model_fits,
+    forward_problem,
     import_object,
     json_schema,
     seeded,
@@ -166,17 +167,15 @@ def profile(
         with seeded(0):
             network = Network(factory=import_object(model), weights=weights).build()
         batch = _random_batch(shape)
-    call = forward_call(network, batch)
-    try:
-        call()
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    problem = forward_problem(network, batch)
+    if problem is not None:
         raise ModelError(
-            f"the model fails on the inputs it is to be measured with: {error}. With a factory "
-            f"these are random floats of the shape that --shape says, {shape}; a model that takes "
-            "something else is measured with a recipe file, whose data is used."
-        ) from error
+            f"{problem}. With a factory the inputs are random floats of the shape in --shape; give "
+            "the shape that the model takes. If it takes no floats, give a recipe file, whose data "
+            "is used."
+        )
     facts = cost_facts(network, batch, subject="original")
-    timed = measure_latency({"original": call}, threads=threads)
+    timed = measure_latency({"original": forward_call(network, batch)}, threads=threads)
     facts += latency_facts(timed, batch_size=len(batch))
     return Answer({"facts": _plain(facts)}, [facts_table(facts)])
 

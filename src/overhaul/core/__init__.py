@@ -53,7 +53,15 @@ from overhaul.core._store import (
     write_tensors,
     write_text,
 )
-from overhaul.core._task import SealedSplit, Split, Splits, Task, check_model_fits, part_of
+from overhaul.core._task import (
+    SealedSplit,
+    Split,
+    Splits,
+    Task,
+    check_model_fits,
+    forward_problem,
+    part_of,
+)
 from overhaul.core._traits import Trait, Traits
 
 __all__ = [
@@ -101,6 +109,7 @@ __all__ = [
     "file_hash",
     "find_class",
     "find_head",
+    "forward_problem",
     "import_object",
     "import_path",
     "json_schema",

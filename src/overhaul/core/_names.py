@@ -61,7 +61,8 @@ def find_class(base: type[T], name: str) -> type[T]:
     if matches:
         paths = ", ".join(f"{cls.__module__}:{cls.__qualname__}" for cls in matches.values())
         raise SpecError(f"'{name}' is ambiguous. Write one of: {paths}.")
-    raise SpecError(f"unknown {snake_case(base.__name__)} '{name}'. {nearest(name, known)}")
+    kind = snake_case(base.__name__).replace("_", " ")
+    raise SpecError(f"unknown {kind} '{name}'. {nearest(name, known)}")
 
 
 def import_object(path: str) -> Any:

@@ -1,6 +1,7 @@
 """`Network`: a network as data, by the factory that builds it and the file with its weights."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def load_weights_(model: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         text = " ".join(str(error).split())
         raise ModelError(
-            f"the weights in '{path}' do not belong to this {type(model).__name__}: {text[:600]}"
+            f"the weights in '{path}' do not belong to this {type(model).__name__}: {text[:600]} "
+            "Give the factory, with its arguments, of the network that they were saved from."
         ) from None
 
 
@@ -91,10 +93,16 @@ def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
         ) from error
     except Exception as error:  # torch.load raises pickle's own error for what is not plain data
         raise ModelError(
-            f"'{path}' holds more than plain weights, and Overhaul runs no code from files: "
-            f"{str(error).splitlines()[0]} Save `model.state_dict()` instead of the whole model."
+            f"'{path}' holds more than plain weights{_pickled_class(error)}, and Overhaul runs no "
+            "code from files. Save `model.state_dict()` instead of the whole model."
         ) from error
     if not isinstance(state, Mapping):
         raise ModelError(f"'{path}' holds {type(state).__name__}, not a state dict.")
     inner = state.get("state_dict", state)
     return inner if isinstance(inner, Mapping) else state
+
+
+def _pickled_class(error: Exception) -> str:
+    """Return what torch refused to unpickle, which its long text says in the middle."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return f" ({found[1]})" if found else ""

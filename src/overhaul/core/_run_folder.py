@@ -106,8 +106,10 @@ class RunFolder:
         return False
 
     def _check_is_ours(self) -> None:
-        if self.path.is_file():
-            raise RunFolderError(f"'{self.path}' is a file; a run needs a folder.")
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(
+                f"'{self.path}' is a file, and a run needs a folder. Choose another name."
+            )
         if self.path.is_dir():
             names = {child.name for child in self.path.iterdir()}
             # A run that was killed before its first file was whole left these and nothing else.

@@ -3,7 +3,7 @@
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeAlias
@@ -202,9 +202,24 @@ class Spec(BaseModel):
     def from_yaml(cls, text: str) -> Self:
         """Make a spec from the YAML (or JSON) text of its short form."""
         try:
-            return cls.from_data(yaml.safe_load(text))
+            return cls.from_data(yaml.load(text, _Loader))
         except yaml.YAMLError as error:
-            raise SpecError(f"this is not YAML: {error}") from None
+            where = str(error).replace('in "<unicode string>", ', "at ")
+            raise SpecError(f"this is not YAML: {where}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice, of which YAML's own loader keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise SpecError(
+                    f"the key '{key}' is written {keys.count(key)} times in one mapping (line "
+                    f"{node.start_mark.line + 1}). Keep one of them."
+                )
+        return super().construct_mapping(node, deep=deep)
 
 
 def _is_short_form(cls: type[Spec], value: Mapping[Any, Any]) -> bool:
@@ -312,7 +327,17 @@ def _explain(cls: type[Spec], error: ValidationError) -> str:
     findings: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for detail in error.errors():
         findings.setdefault(_field_of(detail), []).append(detail)
-    return "\n".join(_explain_field(cls, *found) for found in findings.items())
+    return "\n".join(
+        _explain_field(cls, location, details)
+        for location, details in findings.items()
+        # A list is found too short when an item of it was refused, which is said already.
+        if details[0]["type"] != "too_short" or not _has_below(location, findings)
+    )
+
+
+def _has_below(location: tuple[str, ...], findings: Iterable[tuple[str, ...]]) -> bool:
+    size = len(location)
+    return any(len(other) > size and other[:size] == location for other in findings)
 
 
 def _explain_field(cls: type[Spec], location: tuple[str, ...], details: list[ErrorDetails]) -> str:
@@ -328,11 +353,28 @@ def _explain_field(cls: type[Spec], location: tuple[str, ...], details: list[Err
             return f"in `{field}`: {inner}" if field else str(inner)
         if isinstance(inner, ValueError):
             return f"`{field}` {inner}" if field else str(inner)
-    rule = " or ".join(each["msg"].replace("Input should be", "must be") for each in details)
+    rule = " or ".join(map(_rule, details))
     known = cls.model_fields.get(location[0]) if location else None
     meaning = f" {known.description}" if known is not None and known.description else ""
     subject = f"`{field}` of {cls.spec_name()}" if field else f"a {cls.spec_name()}"
     return f"{subject} {rule}, got {_code(detail['input'])}.{meaning}"
+
+
+def _rule(detail: ErrorDetails) -> str:
+    """Return pydantic's rule in the words of a recipe file."""
+    if detail["type"] in _RULES:
+        return f"must be {_RULES[detail['type']]}"
+    return detail["msg"].replace("Input should be", "must be").replace("Tuple should", "must")
+
+
+_RULES = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("model_type", "dict_type"), "a mapping of fields (`name: value`)"),
+    "string_type": "text",
+}
 
 
 def _field_of(detail: ErrorDetails) -> tuple[str, ...]:

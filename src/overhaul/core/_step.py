@@ -10,7 +10,7 @@ from overhaul.core._errors import OrderError
 from overhaul.core._names import concrete_subclasses
 from overhaul.core._spec import Spec
 from overhaul.core._task import Splits, Task
-from overhaul.core._traits import WHY_MISSING, Trait, Traits
+from overhaul.core._traits import NEED, Trait, Traits
 
 
 class Step(Spec, ABC):
@@ -32,13 +32,17 @@ class Step(Spec, ABC):
             OrderError: something that the step needs is not true before it.
         """
         for trait in sorted(self.needs - traits):
-            givers = sorted(
-                cls.__name__ for cls in concrete_subclasses(_STEP) if trait in cls.gives
+            classes = list(concrete_subclasses(_STEP))
+            givers = sorted(cls.__name__ for cls in classes if trait in cls.gives)
+            takers = sorted(
+                cls.__name__ for cls in classes if trait in cls.takes and not isinstance(self, cls)
             )
-            remedy = f" Put {' or '.join(givers)} before it." if givers else ""
-            raise OrderError(
-                f"{type(self).__name__} needs the trait '{trait}': {WHY_MISSING[trait]}.{remedy}"
-            )
+            remedies = [
+                f" Put {' or '.join(givers)} before it." if givers else "",
+                f" Put it before {' and '.join(takers)}." if takers else "",
+                " Give it once." if trait in self.takes else "",
+            ]
+            raise OrderError(f"{type(self).__name__} needs {NEED[trait]}.{''.join(remedies)}")
         return (traits - self.takes) | self.gives
 
     def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:

@@ -20,6 +20,10 @@ from overhaul.core._errors import CorruptedFileError, RunFolderError
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 _MARK = "$tensor"
+_NOT_WRITABLE = {
+    *(errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG, errno.ENOTDIR, errno.ENOENT),
+    *(errno.EEXIST, errno.ENAMETOOLONG),
+}
 
 
 @contextmanager
@@ -28,14 +32,15 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        meant = Path(*(part for part in path.parts if not part.startswith(".tmp-")))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunFolderError(
-                f"the disk is full: '{path}' could not be written. What was finished before is "
+                f"the disk is full: '{meant}' could not be written. What was finished before is "
                 "kept; free some space and start the same line again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.EFBIG, errno.ENOTDIR):
+        if error.errno in _NOT_WRITABLE:
             raise RunFolderError(
-                f"'{path}' cannot be written: {error.strerror}. Choose another folder to write to."
+                f"'{meant}' cannot be written: {error.strerror}. Choose another folder to write to."
             ) from error
         raise
 

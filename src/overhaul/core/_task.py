@@ -156,22 +156,33 @@ def check_model_fits(task: Task, model: nn.Module, batch: Batch) -> str | None:
 
     The model's `training` flags are restored.
     """
+    problem = forward_problem(model, batch)
+    if problem is not None:
+        return problem
+    with evaluating(model):
+        return task.problem_with(batch.forward(model), batch)
+
+
+def forward_problem(model: nn.Module, batch: Batch) -> str | None:
+    """Run one forward pass in evaluation mode and return why the model fails, or None.
+
+    The model's `training` flags are restored.
+    """
     try:
         with evaluating(model):
-            outputs = batch.forward(model)
+            batch.forward(model)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        shapes = _shapes(batch.inputs)
-        return f"the model fails on a batch of the data, inputs {shapes}: {error}"
-    return task.problem_with(outputs, batch)
+        return f"the model fails on inputs of {_shapes(batch.inputs)}: {error}"
+    return None
 
 
-def _shapes(value: Any) -> Any:
+def _shapes(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, dict):
-        return {key: _shapes(item) for key, item in value.items()}
+        return ", ".join(f"{key} {_shapes(item)}" for key, item in value.items())
     if isinstance(value, tuple | list):
-        return tuple(_shapes(item) for item in value)
+        return ", ".join(map(_shapes, value))
     return type(value).__name__
 
 

@@ -23,9 +23,10 @@ class Trait(StrEnum):
 Traits: TypeAlias = frozenset[Trait]
 """All that is true of a model between two steps."""
 
-WHY_MISSING = {
-    Trait.EDITABLE: "the model can no longer be changed there",
-    Trait.TRAINABLE: "no parameter requires a gradient there",
-    Trait.FITS_TASK: "the model's outputs do not have the shape that the task needs there",
-    Trait.DEPLOYED: "nothing has been deployed there",
+NEED = {
+    Trait.EDITABLE: "a model that may be changed, and it no longer may be changed there",
+    Trait.TRAINABLE: "something to train, and no parameter requires a gradient there",
+    Trait.FITS_TASK: "outputs of the shape that the task takes, and the model gives others there",
+    Trait.DEPLOYED: "a deployed model, and nothing has been deployed there",
 }
+"""What a step needs, and why it is refused: the middle of a sentence."""

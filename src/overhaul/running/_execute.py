@@ -11,6 +11,7 @@ from torch import nn
 
 from overhaul.core import (
     Fact,
+    ModelError,
     OrderError,
     Progress,
     RunFolder,
@@ -22,6 +23,7 @@ from overhaul.core import (
     Trait,
     Traits,
     check_model_fits,
+    forward_problem,
     model_fingerprint,
     write_text,
 )
@@ -97,11 +99,18 @@ def _prepare(
     """Check model, data and order of the steps; return also what does not fit about the model."""
     progress.say("reading and checking the data")
     data = task.prepare()
-    misfit = check_model_fits(task, model, next(data.train.in_order(2)))
+    batch = next(data.train.in_order(2))
+    misfit = check_model_fits(task, model, batch)
     traits = initial_traits(model, fits=misfit is None)
     try:
         check(traits)
     except OrderError as error:
+        fails = forward_problem(model, batch)
+        if fails is not None:
+            raise ModelError(
+                f"{fails}. Give the data the shape that the model takes, or a model that takes "
+                "this shape."
+            ) from None
         raise OrderError(f"{error} ({misfit})" if misfit else str(error)) from None
     key = chain(
         f"overhaul {_FORMAT}",

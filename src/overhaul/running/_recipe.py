@@ -109,7 +109,9 @@ class Recipe(Step):
             DataError: the data breaks a rule.
             ModelError: the model does not fit the task.
             RunFolderError: the folder is in use, full, or holds something else.
+            SpecError: the model, the task or the goal is something else.
         """
+        _check_kinds(model=(model, nn.Module), task=(task, Task), goal=(goal or Goal(), Goal))
         control_recipe = self.control()
         return execute(
             self.flat(),
@@ -124,3 +126,12 @@ class Recipe(Step):
             with_cost=cost,
             progress=progress or Progress(),
         )
+
+
+def _check_kinds(**given: tuple[object, type]) -> None:
+    for name, (value, kind) in given.items():
+        if not isinstance(value, kind):
+            raise SpecError(
+                f"`{name}` must be a {kind.__name__}, got {value!r}. Make the object first; "
+                "names are for recipe files."
+            )

@@ -37,7 +37,7 @@ def _check_pair(left: Scan, right: Scan, allowed: float) -> Fact:
     count, fraction = int(common.sum()), float(common.mean())
     if fraction > allowed:
         shown = ", ".join(_pairs(small, large, np.flatnonzero(common)[:_SHOWN]))
-        more = ", ..." if count > _SHOWN else ""
+        more = " and so on" if count > _SHOWN else ""
         remedy = (
             f"They are the same data: leave `{small.name}` out to have it split off `train`."
             if fraction == 1

@@ -98,7 +98,12 @@ def scan(name: SplitName, samples: Samples, *, every_sample: bool = True) -> Sca
     """
     size = len(samples)
     if size == 0:
-        raise DataError(f"`{name}` is empty. A split needs at least one sample.")
+        remedy = (
+            "Look at how it is read or filtered."
+            if name == "train"
+            else "Leave it out to have it split off `train`."
+        )
+        raise DataError(f"`{name}` is empty, and a split needs at least one sample. {remedy}")
     count = size if every_sample else min(size, _SAMPLE_SIZE)
     positions = torch.linspace(0, size - 1, count, dtype=torch.float64).round().long()
     digests: list[bytes] = []
