@@ -22,8 +22,8 @@ import overhaul as oh
 
 GOAL = oh.Goal(max_drop=0.02)
 NOTE = (
-    "The same test samples were judged before, by two runs of this example with 8 epochs instead of "
-    "16, in which distillation, transfer and the combination were shown to harm against their "
+    "The same test samples were judged before, by two runs of this example with 8 epochs instead "
+    "of 16, in which distillation, transfer and the combination were shown to harm against their "
     "controls. So the figures are a little too good."
 )
 FEW = 50
