@@ -55,7 +55,7 @@ def main() -> None:
                 "contiguous": training_step(factory(), images, channels_last=False),
                 "channels_last": training_step(factory(), images, channels_last=True),
             },
-            time_s=5.0,
+            time_s=3.0,
         )
         results[name] = {key: value.model_dump() for key, value in found.items()}
         last = found["channels_last"]

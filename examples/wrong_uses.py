@@ -13,10 +13,10 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from sklearn.datasets import load_digits
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import overhaul as oh
+from overhaul.cli import EXIT_CODES
 
 WrongUse = Callable[[], object]
 QUIET = oh.Progress(quiet=True)
@@ -63,30 +64,34 @@ class InterruptedNetwork(nn.Sequential):
             InterruptedNetwork.steps += 1
             if InterruptedNetwork.steps == 50:
                 raise KeyboardInterrupt
-        return cast(Tensor, super().forward(x))
+        for module in self:
+            x = module(x)
+        return x
 
 
 @contextmanager
 def small_disk(kilobytes: int) -> Iterator[Callable[[int], None]]:
     """Make a disk of this size in the folder `disk`; what it yields changes the size.
 
-    Where no disk can be made (that takes root), the size of files is limited instead.
+    Where no disk can be made (that takes root), the size of each file is limited instead.
     """
     disk = Path("disk")
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(disk)]
     if shutil.which("mount") and subprocess.run(mount, capture_output=True).returncode == 0:
+
+        def resize(size: int) -> None:
+            subprocess.run(["mount", "-o", f"remount,size={size}k", str(disk)], check=True)
+
         try:
-            yield lambda size: subprocess.run(
-                ["mount", "-o", f"remount,size={size}k", str(disk)], check=True
-            )
+            yield resize
         finally:
             subprocess.run(["umount", str(disk)], check=True)
         return
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(size: int) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size * 1024, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size * 1024 // 3, before[1]))
 
     try:
         limit(kilobytes)
@@ -99,7 +104,7 @@ def small_disk(kilobytes: int) -> Iterator[Callable[[int], None]]:
 def without_package(name: str) -> Iterator[None]:
     """Make a package look as if it were not installed."""
     found = {key: sys.modules.pop(key) for key in list(sys.modules) if key.split(".")[0] == name}
-    sys.modules[name] = None
+    sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -155,7 +160,7 @@ def val_equals_test() -> object:
 def reading_the_test_split() -> object:
     """The test split read before the end."""
     data = oh.Classification(data="digits").prepare()
-    return data.test[0]
+    return data.test[0]  # type: ignore[index]
 
 
 @use("Data")
@@ -180,7 +185,7 @@ def unknown_step() -> object:
 @use("Recipes")
 def unknown_field() -> object:
     """A field that does not exist."""
-    return oh.PruneWeights(sparsty=0.8)
+    return oh.PruneWeights(sparsty=0.8)  # type: ignore[call-arg]
 
 
 @use("Recipes")
@@ -267,14 +272,10 @@ def loss_that_explodes() -> object:
 @use("Files")
 def full_disk() -> object:
     """A full disk."""
-    recipe = oh.Recipe(oh.Train(epochs=2), oh.PruneWeights(sparsity=0.5))
+    recipe = oh.Recipe(oh.PruneWeights(sparsity=0.5), oh.Train(epochs=2))
     task = oh.Classification(data="digits")
-    with small_disk(kilobytes=150) as resize:
-        try:
-            return recipe.run(network(), task, out="disk/run", cost=False, progress=QUIET)
-        finally:
-            resize(10_000)
-            recipe.run(network(), task, out="disk/run", cost=False, progress=QUIET)
+    with small_disk(kilobytes=120):
+        return recipe.run(network(), task, out="disk/run", cost=False, progress=QUIET)
 
 
 @use("Files")
@@ -301,7 +302,7 @@ def corrupted_checkpoint() -> object:
     """A corrupted checkpoint."""
     recipe = oh.Recipe(oh.Train(epochs=3))
     task = oh.Classification(data="digits")
-    model = InterruptedNetwork(*network())
+    model = InterruptedNetwork(*network().children())
     try:
         recipe.run(model, task, out="runs/second", progress=QUIET)
     except KeyboardInterrupt:
@@ -314,9 +315,9 @@ def corrupted_artifact() -> object:
     """A corrupted artifact."""
     recipe = oh.Recipe(oh.Deploy(engines=("torch",)))
     task = oh.Classification(data="digits")
-    run = recipe.run(network(), task, out="runs/third", cost=False, progress=QUIET)
-    change_one_byte(run.artifact / "model.pt2")
-    return oh.load(run.artifact)
+    recipe.run(network(), task, out="runs/third", cost=False, progress=QUIET)
+    change_one_byte(Path("runs/third/artifact/model.pt2"))
+    return oh.load("runs/third/artifact")
 
 
 class Message(NamedTuple):
@@ -326,6 +327,7 @@ class Message(NamedTuple):
     title: str
     code: str
     error: oh.OverhaulError
+    text: str
 
 
 def messages(words: list[str]) -> Iterator[Message]:
@@ -339,9 +341,11 @@ def messages(words: list[str]) -> Iterator[Message]:
             with tempfile.TemporaryDirectory() as folder:
                 os.chdir(folder)
                 try:
-                    yield Message(part, title, code_of(wrong_use), error_of(wrong_use))
+                    error = error_of(wrong_use)
                 finally:
                     os.chdir(home)
+            text = str(error).replace(folder, "/home/you/project")
+            yield Message(part, title, code_of(wrong_use), error, text)
 
 
 def error_of(wrong_use: WrongUse) -> oh.OverhaulError:
@@ -354,35 +358,29 @@ def error_of(wrong_use: WrongUse) -> oh.OverhaulError:
 
 
 def code_of(wrong_use: WrongUse) -> str:
-    """Return what a wrong use does."""
+    """Return what a wrong use does, without what only keeps it quiet."""
     lines = inspect.getsource(wrong_use).splitlines()[3:]
     code = textwrap.dedent("\n".join(lines)).replace(", progress=QUIET", "")
+    code = re.sub(r"  # type: ignore.*", "", code)
     return re.sub(r"^(\s*)return ", r"\1", code, flags=re.MULTILINE)
 
 
-def text_of(error: oh.OverhaulError) -> str:
-    """Return the message without what is of this machine."""
-    return str(error).replace(str(Path.cwd()), "/home/you/project")
-
-
-def main() -> None:
-    """Print every wrong use and its message."""
-    arguments = sys.argv[1:]
-    as_page = "--markdown" in arguments
-    words = [argument for argument in arguments if not argument.startswith("--")]
-    if as_page:
-        print(PAGE)
-    part = ""
-    for message in messages(words):
-        name, text = type(message.error).__name__, text_of(message.error)
-        if as_page:
-            if message.part != part:
-                print(f"## {message.part}\n")
-            print(f"### {message.title}\n\n```py\n{message.code}\n```\n\n`{name}`:\n")
-            print(f"```text\n{wrapped(text)}\n```\n")
-        else:
-            print(f"{message.title}\n{textwrap.indent(wrapped(f'{name}: {text}'), '    ')}\n")
-        part = message.part
+def page(found: Iterable[Message]) -> str:
+    """Return docs/errors.md."""
+    parts, title = [PAGE], ""
+    for message in found:
+        if message.part != title:
+            title = message.part
+            parts.append(f"## {title}\n")
+        # Not `python`: the blocks of that name are run by the tests of the documents.
+        parts.append(f"### {message.title}\n\n```py\n{message.code}\n```\n")
+        name = type(message.error).__name__
+        # The list of all steps grows with each new one.
+        text = re.sub(r"Known: (\w+, ){6,}\w+\.", "Known: ... .", message.text)
+        parts.append(f"`{name}`:\n\n```text\n{wrapped(text)}\n```\n")
+    codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    parts.append(f"## Exit codes\n\n| `overhaul` ends with | when |\n|---|---|\n{codes}")
+    return "\n".join(parts)
 
 
 def wrapped(text: str) -> str:
@@ -391,6 +389,17 @@ def wrapped(text: str) -> str:
         textwrap.fill(line, 96, break_long_words=False, break_on_hyphens=False)
         for line in text.splitlines()
     )
+
+
+def main() -> None:
+    """Print every wrong use and its message."""
+    found = messages([word for word in sys.argv[1:] if word != "--markdown"])
+    if "--markdown" in sys.argv:
+        print(page(found))
+        return
+    for message in found:
+        text = wrapped(f"{type(message.error).__name__}: {message.text}")
+        print(f"{message.title}\n{textwrap.indent(text, '    ')}\n")
 
 
 PAGE = """\

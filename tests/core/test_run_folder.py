@@ -142,7 +142,7 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
-    with pytest.raises(RunFolderError, match=r"'.*run' is a file; a run needs a folder"):
+    with pytest.raises(RunFolderError, match=r"'.*run' is a file, and a run needs a folder"):
         _enter(tmp_path / "run")
     with pytest.raises(RunFolderError, match="cannot be written: Not a directory"):
         _enter(tmp_path / "run" / "inner")

@@ -14,7 +14,7 @@ def test_a_step_says_what_is_true_after_it() -> None:
 
 
 def test_a_step_that_comes_too_early_names_what_is_to_come_before_it() -> None:
-    with pytest.raises(OrderError, match="Ship needs the trait 'deployed': nothing has been") as e:
+    with pytest.raises(OrderError, match="Ship needs a deployed model, and nothing has") as e:
         Ship().check(FRESH)
     assert "PackUp" in str(e.value).partition("Put ")[2]
     assert isinstance(e.value, SpecError)
@@ -22,7 +22,7 @@ def test_a_step_that_comes_too_early_names_what_is_to_come_before_it() -> None:
 
 def test_a_step_that_comes_too_late_says_why() -> None:
     after = PackUp().check(FRESH)
-    with pytest.raises(OrderError, match="'editable': the model can no longer be changed there"):
+    with pytest.raises(OrderError, match=r"may be changed, and it no longer may .* Give it once"):
         PackUp().check(after)
 
 

@@ -214,7 +214,7 @@ def test_a_model_for_other_inputs_does_not_fit() -> None:
         task, torch.nn.Linear(5, 3), task.prepare().val.read(torch.arange(2))
     )
     assert problem is not None
-    assert "the model fails on a batch of the data" in problem
+    assert "the model fails on inputs of [2, 4]" in problem
 
 
 def test_number_and_names_of_classes() -> None:

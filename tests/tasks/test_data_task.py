@@ -80,7 +80,7 @@ def test_the_json_schema_has_no_runtime_data() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"data": "digts"}, r"in `data`: unknown data_source 'digts'. Did you mean 'digits'"),
+        ({"data": "digts"}, r"in `data`: unknown data source 'digts'. Did you mean 'digits'"),
         ({"data": "digits", "val": (X, Y)}, r"not both: got `data` and `val`"),
         ({"data": "digits", "test": (X, Y)}, r"not both: got `data` and `test`"),
         ({"val": (X, Y)}, r"`val` and `test` need `train`"),

@@ -33,7 +33,7 @@ def test_shared_samples_are_refused_with_both_positions() -> None:
 
 
 def test_only_the_first_are_shown() -> None:
-    with pytest.raises(DataError, match=r"5 of 20 .*val\[17\] = train\[9\], \.\.\."):
+    with pytest.raises(DataError, match=r"5 of 20 .*val\[17\] = train\[9\] and so on"):
         check_overlap(scans(5), 0.0)
 
 

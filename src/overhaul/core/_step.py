@@ -34,15 +34,15 @@ class Step(Spec, ABC):
         for trait in sorted(self.needs - traits):
             classes = list(concrete_subclasses(_STEP))
             givers = sorted(cls.__name__ for cls in classes if trait in cls.gives)
-            takers = sorted(
-                cls.__name__ for cls in classes if trait in cls.takes and not isinstance(self, cls)
-            )
-            remedies = [
-                f" Put {' or '.join(givers)} before it." if givers else "",
-                f" Put it before {' and '.join(takers)}." if takers else "",
-                " Give it once." if trait in self.takes else "",
-            ]
-            raise OrderError(f"{type(self).__name__} needs {NEED[trait]}.{''.join(remedies)}")
+            takers = sorted(cls.__name__ for cls in classes if trait in cls.takes)
+            remedy = ""
+            if givers:
+                remedy = f" Put {' or '.join(givers)} before it."
+            elif trait in self.takes:
+                remedy = " Give it once."
+            elif takers:
+                remedy = f" Put it before {' and '.join(takers)}."
+            raise OrderError(f"{type(self).__name__} needs {NEED[trait]}.{remedy}")
         return (traits - self.takes) | self.gives
 
     def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:

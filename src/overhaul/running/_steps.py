@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 
 from overhaul.core import (
+    ArtifactError,
     Context,
+    CorruptedFileError,
     Edit,
     Fact,
     InputFile,
@@ -31,6 +33,7 @@ from overhaul.core import (
     rebuild,
     trainable_names,
 )
+from overhaul.deploy import load
 from overhaul.evaluation import cost_facts, predict, quality_facts
 
 
@@ -116,7 +119,7 @@ def run_steps(
         traits = step.check(traits)
         label = f"{prefix}{index} {step.spec_name()}"
         state = folder.load_step(index, key)
-        if state is not None:
+        if state is not None and _left_whole(step, folder, setting.progress):
             setting.progress.say(f"{label}: done before, used again")
             states.append(state)
             model = None
@@ -148,6 +151,18 @@ def run_steps(
         states.append(state)
         after_each(states)
     return states
+
+
+def _left_whole(step: Step, folder: RunFolder, progress: Progress) -> bool:
+    """Tell whether what a finished step left outside its state is still what was written."""
+    if Trait.DEPLOYED not in step.gives:
+        return True
+    try:
+        load(folder.artifact)
+    except (ArtifactError, CorruptedFileError) as error:
+        progress.say(f"the artifact is made again: {error}")
+        return False
+    return True
 
 
 def rebuilt(original: nn.Module, state: StepState | None) -> nn.Module:

@@ -146,6 +146,9 @@ class Classification(SingleTask):
             remedy = (
                 "If -1 means that the label is not known, set allow_missing=True."
                 if label == _MISSING
+                else f"Classes are numbered from 0; if there are {label + 1}, pass "
+                f"classes={label + 1}."
+                if label > 0
                 else "Classes are numbered from 0."
             )
             raise DataError(
