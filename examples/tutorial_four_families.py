@@ -294,7 +294,7 @@ def write_results(out: Path, results: list[Result], took: str, epochs: int) -> N
         what_was_not_shown(results),
         "Every recipe with its verdict:",
         *(
-            f"**{result.name}.** {result.wish}\n\n```python\n{result.steps}\n```\n\n"
+            f"**{result.name}.** {result.wish}\n\n```text\n{result.steps}\n```\n\n"
             f"{' '.join(str(result.run.verdict).splitlines())}"
             for result in results
         ),
