@@ -4,6 +4,7 @@ A document's blocks share their names, as a reader would expect who runs them in
 example needs and a reader does not want to see goes into a block inside an HTML comment.
 """
 
+import gc
 import re
 import shlex
 from pathlib import Path
@@ -38,6 +39,9 @@ def run_python(document: Path) -> None:
     for line, code in blocks(document.read_text("utf-8"), "python"):
         padded = "\n" * (line - 1) + code
         exec(compile(padded, str(document), "exec"), names)
+    # A step that a document defines would be known, by its name, to every test after this one.
+    names.clear()
+    gc.collect()
 
 
 def wrong_commands(text: str) -> list[str]:
