@@ -37,7 +37,7 @@ class Case:
 
 
 CASES = (
-    Case("small CNN, 28 x 28, batch 64", channels=16, size=28, samples=2048, epochs=2),
+    Case("small CNN, 28 x 28, batch 64", channels=16, size=28, samples=24576, epochs=1),
     Case("tiny CNN, 8 x 8, batch 64 (worst case)", channels=8, size=8, samples=4096, epochs=2),
 )
 

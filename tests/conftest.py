@@ -102,7 +102,9 @@ def restore(state: dict[str, Any]) -> None:
     os.environ.update(state["environment"] | kept)
     os.chdir(state["working directory"])
     torch.set_default_dtype(state["torch default dtype"])
-    torch.set_default_device(state["torch default device"])
+    if torch.get_default_device() != state["torch default device"]:
+        # Not done needlessly: a default device, once set, takes part in every operation.
+        torch.set_default_device(state["torch default device"])
     torch.set_num_threads(state["torch threads"])
     torch.set_grad_enabled(state["torch gradient mode"])
     torch.use_deterministic_algorithms(state["torch deterministic mode"])

@@ -263,9 +263,9 @@ def test_a_missing_package_is_reported_before_any_work(
 
 def test_a_deployed_model_can_no_longer_be_changed() -> None:
     after = TORCH_ONLY.check(frozenset({Trait.EDITABLE, Trait.FITS_TASK}))
-    with pytest.raises(OrderError, match="can no longer be changed"):
+    with pytest.raises(OrderError, match="it no longer may be changed"):
         TORCH_ONLY.check(after)
-    with pytest.raises(OrderError, match="do not have the shape that the task needs"):
+    with pytest.raises(OrderError, match="outputs of the shape that the task takes"):
         TORCH_ONLY.check(frozenset({Trait.EDITABLE}))
 
 
