@@ -122,7 +122,7 @@ def _cells(name: str, facts: Sequence[Fact]) -> list[Text]:
         fact: Fact | None = getattr(summary, key)
         cost = number(fact)
         shown = MISSING if cost is None or fact is None else figure(cost, key, fact.unit)
-        cells.append(_lines(shown, compared(fact, getattr(original, key))))
+        cells.append(_lines(shown, compared(fact, getattr(original, key)).replace(" x", "x")))
     return cells
 
 

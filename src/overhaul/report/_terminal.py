@@ -78,5 +78,7 @@ def verdict_text(facts: Sequence[Fact], folder: str | None = None) -> Text:
 def _cell_text(cell: Cell) -> Text:
     text = Text(cell.text)
     if cell.change:
-        text.append(f"\n{cell.change.removesuffix(' points')}", style="dim")
+        # Shorter than on the page, so that the names of steps fit beside the figures at 80 columns.
+        below = cell.change.removesuffix(" points").replace(" x", "x")
+        text.append(f"\n{below}", style="dim")
     return text
