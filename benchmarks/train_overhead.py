@@ -85,9 +85,8 @@ def ours(case: Case, net: nn.Module, task: oh.Task, data: Splits) -> float:
 
 def by_hand(case: Case, net: nn.Module, data: Splits) -> float:
     """Train with a plain loop and return the seconds."""
-    images, labels = data.train.read(torch.arange(len(data.train))).inputs[0], None
-    batch = data.train.read(torch.arange(len(data.train)))
-    labels = batch.targets
+    train = data.train.read(torch.arange(len(data.train)))
+    images, labels = train.inputs[0], train.targets
     val = data.val.read(torch.arange(len(data.val)))
     assert isinstance(labels, Tensor)
     assert isinstance(val.targets, Tensor)

@@ -1,7 +1,7 @@
 """What a model is worth and what it costs, measured; and what that proves."""
 
 from overhaul.evaluation._comparison import Comparison, Effect, Status, compare
-from overhaul.evaluation._cost_facts import cost_facts
+from overhaul.evaluation._cost_facts import cost_facts, peak_memory_fact
 from overhaul.evaluation._forward_call import forward_call
 from overhaul.evaluation._goal import Goal
 from overhaul.evaluation._latency import Latency, latency_facts, measure_latency
@@ -41,6 +41,7 @@ __all__ = [
     "measure_peak_memory",
     "model_device",
     "paired_difference",
+    "peak_memory_fact",
     "predict",
     "quality_facts",
     "stored_size",

@@ -27,8 +27,28 @@ def cost_facts(
         *_size_facts(model, subject),
     ]
     if peak_memory:
-        facts.append(_peak_memory_fact(model, batch, subject))
+        facts.append(peak_memory_fact(model, batch, subject=subject))
     return facts
+
+
+def peak_memory_fact(model: nn.Module, batch: Batch, *, subject: str) -> Fact:
+    """Return the peak memory of one forward pass, measured in a process of its own.
+
+    Args:
+        model: Not changed.
+        batch: Real inputs.
+        subject: Whose memory it is: `original`, `final`, a step's label.
+    """
+    peak = measure_peak_memory(model, batch)
+    return Fact(
+        name="peak_memory_bytes",
+        value=peak.bytes,
+        unit="B",
+        subject=subject,
+        reason=peak.reason,
+        detail={"batch_size": len(batch), "threads": 1},
+        reproducible=False,
+    )
 
 
 def _macs_fact(model: nn.Module, batch: Batch, subject: str) -> Fact:
@@ -51,16 +71,3 @@ def _size_facts(model: nn.Module, subject: str) -> list[Fact]:
         Fact(name=name, value=value, unit="B", subject=subject, reason=reason)
         for name, value in (("size_bytes", raw), ("compressed_bytes", deflated))
     ]
-
-
-def _peak_memory_fact(model: nn.Module, batch: Batch, subject: str) -> Fact:
-    peak = measure_peak_memory(model, batch)
-    return Fact(
-        name="peak_memory_bytes",
-        value=peak.bytes,
-        unit="B",
-        subject=subject,
-        reason=peak.reason,
-        detail={"batch_size": len(batch), "threads": 1},
-        reproducible=False,
-    )

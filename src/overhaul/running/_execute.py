@@ -35,6 +35,7 @@ from overhaul.evaluation import (
     forward_call,
     latency_facts,
     measure_latency,
+    peak_memory_fact,
 )
 from overhaul.running._final import Contender, judge
 from overhaul.running._machine import machine, versions
@@ -84,17 +85,23 @@ def execute(
     folder = RunFolder(out, writable=os.environ.get("RANK", "0") == "0")
     steps_as_data = [step.to_data(describe) for step in steps]
     with folder.locked():
-        setting, misfit = _prepare(model, task, seed, check, progress)
+        model_hash = model_fingerprint(model)
+        setting, misfit = _prepare(model, model_hash, task, seed, check, progress)
         for step in steps:
             step.preflight(model, task, setting.data)
-        _write_header(folder, setting, steps, steps_as_data, goal)
+        _write_header(folder, setting, model_hash, steps, steps_as_data, goal)
         why_no_control = _why_no_control(steps, control, with_control)
         run = _WholeRun(setting, folder, steps, goal, misfit)
         return run.finish([] if why_no_control else control, why_no_control, with_cost)
 
 
 def _prepare(
-    model: nn.Module, task: Task, seed: int, check: Callable[[Traits], Traits], progress: Progress
+    model: nn.Module,
+    model_hash: str,
+    task: Task,
+    seed: int,
+    check: Callable[[Traits], Traits],
+    progress: Progress,
 ) -> tuple[Setting, str | None]:
     """Check model, data and order of the steps; return also what does not fit about the model."""
     progress.say("reading and checking the data")
@@ -114,7 +121,7 @@ def _prepare(
         raise OrderError(f"{error} ({misfit})" if misfit else str(error)) from None
     key = chain(
         f"overhaul {_FORMAT}",
-        [model_fingerprint(model), data.fingerprint, task.to_data(describe), seed],
+        [model_hash, data.fingerprint, task.to_data(describe), seed],
     )
     return Setting(model, task, data, seed, key, traits, progress), misfit
 
@@ -132,6 +139,7 @@ def initial_traits(model: nn.Module, *, fits: bool) -> Traits:
 def _write_header(
     folder: RunFolder,
     setting: Setting,
+    model_hash: str,
     steps: Sequence[Step],
     steps_as_data: list[object],
     goal: Goal,
@@ -144,10 +152,7 @@ def _write_header(
         key=setting.key,
         seed=setting.seed,
         goal=goal.to_data(),
-        model={
-            "class": type(setting.original).__qualname__,
-            "hash": model_fingerprint(setting.original),
-        },
+        model={"class": type(setting.original).__qualname__, "hash": model_hash},
         data={"task": setting.task.spec_name(), "hash": setting.data.fingerprint},
         recipe_hash=chain("", steps_as_data),
         machine=machine(),
@@ -269,10 +274,9 @@ class _WholeRun:
             del models["original"]
         calls = {name: forward_call(model, batch) for name, model in models.items()}
         facts = latency_facts(measure_latency(calls), batch_size=1)
-        for name in ("original", "final"):
-            if name in models:
-                facts += cost_facts(models[name], batch, subject=name)
-        return facts
+        if "original" in models:  # its nominal cost is known from `_measure_original`
+            facts.append(peak_memory_fact(setting.original, batch, subject="original"))
+        return [*facts, *cost_facts(final, batch, subject="final")]
 
     def _contenders(
         self, states: list[StepState], control_states: list[StepState]

@@ -124,8 +124,9 @@ def run_steps(
             states.append(state)
             model = None
             continue
+        before = states[-1] if states else None
         if model is None:
-            model = rebuilt(setting.original, states[-1] if states else None)
+            model = rebuilt(setting.original, before)
         setting.progress.say(f"{label}: {step}")
         folder.drop_checkpoints_unless(index, key)
         model, state = _run_step(
@@ -140,8 +141,8 @@ def run_steps(
                 artifact_folder=folder.artifact,
                 seed=seeds[index],
                 label=label,
-                edits=list(states[-1].edits) if states else [],
-                carried=list(states[-1].carried) if states else [],
+                edits=list(before.edits) if before else [],
+                carried=list(before.carried) if before else [],
                 progress=setting.progress,
             ),
             key,
