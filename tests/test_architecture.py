@@ -21,15 +21,16 @@ SOURCE = ROOT / "src" / "overhaul"
 
 _FAMILIES = ("pruning", "distillation", "transfer", "multitask")
 _BELOW_CLI = (
-    *("core", "tasks", "evaluation", "training", *_FAMILIES),
+    *("core", "graph", "tasks", "evaluation", "training", *_FAMILIES),
     *("deploy", "report", "running"),
 )
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "core": (),
+    "graph": ("core",),
     "tasks": ("core",),
     "evaluation": ("core", "tasks"),
     "training": ("core", "tasks", "evaluation"),
-    **dict.fromkeys(_FAMILIES, ("core", "tasks", "evaluation", "training")),
+    **dict.fromkeys(_FAMILIES, ("core", "graph", "tasks", "evaluation", "training")),
     "deploy": ("core", "tasks", "evaluation"),
     "report": ("core",),
     "running": ("core", "tasks", "evaluation", "deploy", "report"),

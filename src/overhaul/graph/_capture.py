@@ -1,0 +1,412 @@
+"""`capture`: watch one forward pass and write down what belongs together."""
+
+import linecache
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from overhaul.core import ModelError, evaluating
+from overhaul.graph import (  # noqa: F401 - the rules register themselves
+    _rules_elementwise,
+    _rules_index,
+    _rules_norm,
+    _rules_products,
+    _rules_recurrent,
+    _rules_shape,
+)
+from overhaul.graph._call import RULES, Call, UnknownUse
+from overhaul.graph._labels import Reason
+from overhaul.graph._sizes import Attribute, Expression, Extent, Size, expression_of, leaves
+from overhaul.graph._trace import Equation, Flow, Trace, all_fixed, is_size
+
+
+def capture(
+    model: nn.Module, inputs: Sequence[Any] = (), named_inputs: Mapping[str, Any] | None = None
+) -> Trace:
+    """Return what one forward pass on these inputs shows.
+
+    The pass runs in evaluation mode, for real: control flow, indices and the user's own lines are
+    seen as they are. The model is as before when it is over.
+
+    Raises:
+        ModelError: the program branches on values that depend on its inputs, so that one pass does
+            not show what another would do.
+    """
+    trace = Trace()
+    _write_down_state(trace, model)
+    tracer = _Tracer(trace)
+    for value in tree_leaves((list(inputs), dict(named_inputs or {}))):
+        if isinstance(value, Tensor) and value not in trace.flows:
+            trace.flows[value] = Flow([None] * value.ndim, depends=True)
+    with (
+        evaluating(model),
+        torch.no_grad(),
+        _sized_attributes(model, trace, tracer),
+        _Unseen(tracer),
+        tracer,
+    ):
+        outputs = model(*inputs, **(named_inputs or {}))
+    for value in tensors_in(outputs):
+        for dim in trace.flow(value).dims:
+            trace.fix(dim, Reason("it is a dimension of the model's output"))
+    for name, flow in trace.state.items():
+        if name not in trace.used:
+            for dim in flow.dims:
+                trace.fix(dim, Reason("the forward pass does not use it"))
+    return trace
+
+
+def _write_down_state(trace: Trace, model: nn.Module) -> None:
+    for named in (model.named_parameters(), model.named_buffers()):
+        for name, tensor in named:
+            if tensor in trace.flows:
+                continue
+            dims = [trace.labels.fresh(size) if size > 1 else None for size in tensor.shape]
+            flow = Flow(list(dims), depends=False, state=name)
+            trace.flows[tensor] = flow
+            trace.state[name] = flow
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a tree that may have dataclasses and other objects in it."""
+    seen: set[int] = set()
+    queue = [value]
+    while queue:
+        item = queue.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, Mapping):
+            queue += item.values()
+        elif isinstance(item, list | tuple | set):
+            queue += item
+        elif hasattr(item, "__dict__") and not isinstance(item, nn.Module | type):
+            queue += vars(item).values()
+
+
+@contextmanager
+def _sized_attributes(model: nn.Module, trace: Trace, tracer: "_Tracer") -> Iterator[None]:
+    """Let the integers among the attributes of all modules remember where they come from."""
+    before: list[tuple[dict[str, Any], str, Any]] = []
+
+    def sized(path: str, name: str, value: Any) -> Any:
+        attribute = Attribute(path, name)
+        trace.attributes[attribute] = value
+        return Size(value, attribute, tracer)
+
+    try:
+        for path, module in model.named_modules():
+            own = vars(module)
+            for name, value in list(own.items()):
+                if type(value) is int:
+                    own[name] = sized(path, name, value)
+                elif type(value) in (tuple, list) and any(type(v) is int for v in value):
+                    own[name] = type(value)(
+                        sized(path, f"{name}.{place}", v) if type(v) is int else v
+                        for place, v in enumerate(value)
+                    )
+                else:
+                    continue
+                before.append((own, name, value))
+        yield
+    finally:
+        for own, name, value in before:
+            own[name] = value
+
+
+_SHAPES = ("shape", "size")
+_READS = frozenset(
+    [
+        "item",
+        "tolist",
+        "__bool__",
+        "__int__",
+        "__float__",
+        "__index__",
+        "__complex__",
+        "numpy",
+        "__array__",
+        "nonzero",
+        "equal",
+        "allclose",
+        "is_nonzero",
+        "unique",
+        "__contains__",
+    ]
+)
+_ABOUT = frozenset(
+    [
+        "dim",
+        "ndim",
+        "dtype",
+        "device",
+        "layout",
+        "is_floating_point",
+        "is_complex",
+        "is_cuda",
+        "is_nested",
+        "requires_grad",
+        "is_quantized",
+        "is_sparse",
+        "is_contiguous",
+        "stride",
+        "storage_offset",
+        "get_device",
+        "element_size",
+        "grad_fn",
+        "is_leaf",
+        "grad",
+        "__len__",
+        "is_meta",
+        "is_mps",
+        "is_mkldnn",
+        "data_ptr",
+        "itemsize",
+        "nbytes",
+        "__repr__",
+        "__str__",
+        "__format__",
+        "is_inference",
+        "_version",
+        "names",
+        "is_signed",
+        "untyped_storage",
+        "is_xpu",
+        "is_cpu",
+        "__hash__",
+        "result_type",
+        "promote_types",
+        "__get__",
+        "is_mtia",
+        "is_neg",
+        "is_conj",
+        "is_hpu",
+        "is_ipu",
+        "is_vulkan",
+        "is_xla",
+        "is_maia",
+        "is_shared",
+        "_is_view",
+        "retain_grad",
+        "register_hook",
+    ]
+)
+
+
+class _Tracer(TorchFunctionMode):
+    """Hears of every operation before it is done."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+        self.calls = 0
+        self.inside = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.calls += 1
+        name = operation_name(func)
+        outer, self.inside = self.inside, True
+        try:
+            if name in _SHAPES:
+                return self._shape(func, args, kwargs)
+            if name == "numel":
+                return self._elements(args[0])
+            if name in _ABOUT:
+                return func(*args, **kwargs)
+            if name in _READS:
+                self._read(name, args)
+                return func(*args, **kwargs)
+            return self._call(func, name, args, kwargs)
+        finally:
+            self.inside = outer
+
+    def _call(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
+        tensors = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
+        flows = [self.trace.flow(tensor) for tensor in tensors]
+        depends = any(flow.depends for flow in flows)
+        call = Call(self.trace, self.calls, name, None, where_now(), tensors)
+        before = [tensor.shape for tensor in tensors] if name.endswith("_") else []
+        call.out = func(*args, **kwargs)
+        outs = [v for v in tree_leaves(call.out) if isinstance(v, Tensor)]
+        live = any(not all_fixed(flow.dims) for flow in flows)
+        found = None
+        if live or any(is_size(v) for v in tree_leaves((args, kwargs))):
+            try:
+                found = self._by_rule(call, args, kwargs, outs)
+                if before and [tensor.shape for tensor in tensors] != before:
+                    raise UnknownUse("changes the shape in place")
+            except UnknownUse as use:
+                self._fix_all(call, args, kwargs, str(use))
+                found = None
+        for place, out in enumerate(outs):
+            dims = found[place] if found is not None else [None] * out.ndim
+            known = self.trace.flows.get(out)
+            if known is not None and any(out is tensor for tensor in tensors):
+                known.depends |= depends
+                if out.ndim != len(known.dims):
+                    known.dims = [None] * out.ndim
+                continue
+            dims = [dim if out.shape[d] > 1 else None for d, dim in enumerate(dims)]
+            self.trace.flows[out] = Flow(dims, depends)
+        return call.out
+
+    def _by_rule(
+        self, call: Call, args: Any, kwargs: dict[str, Any], outs: list[Tensor]
+    ) -> list[Any] | None:
+        rule = RULES.get(call.name)
+        if rule is None:
+            raise UnknownUse("is not known to the analysis")
+        try:
+            found = rule(call, *args, **kwargs)
+        except (
+            TypeError,
+            ValueError,
+            IndexError,
+            KeyError,
+            AttributeError,
+            AssertionError,
+        ) as error:
+            raise UnknownUse(f"is used in a way that is not known: {error}") from error
+        if found is None:
+            return None
+        many: list[Any] = found if found and isinstance(found[0], list) else [found]
+        if isinstance(call.out, Tensor):
+            many = [found]
+        if [len(dims) for dims in many] != [out.ndim for out in outs] or any(
+            dim is not None and len(dim) != size and size > 1
+            for dims, out in zip(many, outs, strict=True)
+            for dim, size in zip(dims, out.shape, strict=True)
+        ):
+            raise UnknownUse("has a result that its rule does not expect")
+        return many
+
+    def _fix_all(self, call: Call, args: Any, kwargs: dict[str, Any], text: str) -> None:
+        reason = call.reason(f"the operation `{call.name}` {text}")
+        for tensor in call.inputs:
+            for dim in self.trace.flow(tensor).dims:
+                self.trace.fix(dim, reason)
+        for value in tree_leaves((args, kwargs)):
+            if is_size(value):
+                self.trace.number(expression_of(value), call.where)
+
+    def _shape(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        tensor = args[0]
+        flow = self.trace.flow(tensor)
+        plain = tensor.shape
+        sizes = [
+            Size(size, Extent(dim, size), self) for size, dim in zip(plain, flow.dims, strict=True)
+        ]
+        chosen = args[1] if len(args) > 1 else kwargs.get("dim")
+        return torch.Size(sizes) if chosen is None else sizes[chosen]
+
+    def _elements(self, tensor: Tensor) -> int:
+        product: Any = 1
+        flow = self.trace.flow(tensor)
+        for size, dim in zip(tensor.shape, flow.dims, strict=True):
+            product = Size(size, Extent(dim, size), self) * product
+        return int(product) if not isinstance(product, int) else product
+
+    def _read(self, name: str, args: Any) -> None:
+        tensors = [v for v in tree_leaves(args) if isinstance(v, Tensor)]
+        flows = [self.trace.flow(tensor) for tensor in tensors]
+        where = where_now()
+        if any(flow.depends for flow in flows):
+            raise ModelError(
+                f"the program takes a value out of a tensor that depends on the inputs, with "
+                f"`{name}` at {where}: another input may take another way, and one pass does not "
+                "show it. Write the choice with torch.where, or prune the parts around it."
+            )
+        reason = Reason(f"its values are read by the program with `{name}`", where)
+        for flow in flows:
+            for dim in flow.dims:
+                self.trace.fix(dim, reason)
+
+    def equal(self, left: Expression, right: Expression) -> None:
+        """Two sizes were compared and are equal."""
+        if self.inside:
+            return
+        sizes = [*leaves(left), *leaves(right)]
+        if any(
+            isinstance(s, Attribute) or (isinstance(s, Extent) and s.dim is not None) for s in sizes
+        ):
+            self.trace.equations.append(Equation(left, right, where_now()))
+
+    def number(self, size: Expression) -> None:
+        """A size was used as a number."""
+        if not self.inside:
+            self.trace.number(size, where_now())
+
+
+class _Unseen(TorchDispatchMode):
+    """Hears of what happens outside any operation that the tracer sees: in compiled code."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tracer = tracer
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.tracer.inside:
+            return func(*args, **kwargs)
+        trace = self.tracer.trace
+        reason = Reason("it is used in compiled code that cannot be seen into", where_now())
+        depends = False
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor):
+                flow = trace.flow(value)
+                depends |= flow.depends
+                for dim in flow.dims:
+                    trace.fix(dim, reason)
+        out = func(*args, **kwargs)
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor) and value not in trace.flows:
+                trace.flows[value] = Flow([None] * value.ndim, depends)
+        return out
+
+
+def operation_name(func: Callable[..., Any]) -> str:
+    """Return what an operation is called, whichever way it was called."""
+    name: str = getattr(func, "__name__", "") or type(func).__name__
+    if name == "__get__":
+        return str(getattr(getattr(func, "__self__", None), "__name__", name))
+    if name == "__set__":
+        return "__set__"
+    return name
+
+
+_OWN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep)
+
+
+def where_now() -> str:
+    """Return the user's line that is running: file, number and text."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OWN):
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    return _line(frame.f_code.co_filename, frame.f_lineno)
+
+
+def _line(file: str, number: int) -> str:
+    text = linecache.getline(file, number).strip()
+    short = file.split("site-packages" + os.sep)[-1]
+    if short == file:
+        short = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
+    return f"{short}:{number}: {text}" if text else f"{short}:{number}"

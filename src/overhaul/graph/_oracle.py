@@ -1,0 +1,203 @@
+"""`check_removal`: the smaller model computes what the larger one would without those units."""
+
+import copy
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from overhaul.core import ModelError, evaluating
+from overhaul.graph._capture import operation_name, tensors_in
+from overhaul.graph._equations import Gone
+from overhaul.graph._graph import Graph
+from overhaul.graph._labels import Dim
+from overhaul.graph._trace import Mixing, Trace
+
+
+def check_removal(
+    model: nn.Module,
+    graph: Graph,
+    units: Mapping[str, Sequence[int]],
+    inputs: Sequence[Any] = (),
+    named_inputs: Mapping[str, Any] | None = None,
+) -> float:
+    r"""Prove on a copy that removing units does what it should, or refuse.
+
+    Two copies of the model get the same random weights, in double precision. In the first, every
+    position of the units is set to exactly zero wherever it is, and an operation over a whole
+    dimension (a normalization, a sum, an attention score) goes over the positions that stay. From
+    the second the units are removed. With :math:`f` and :math:`g` their outputs,
+
+    .. math:: \frac{\max |f(x) - g(x)|}{\max |f(x)|} \le \text{tolerance}
+
+    must hold. Random weights, because a real weight can hide a mistake: a layer that starts at zero
+    passes nothing on.
+
+    Args:
+        model: It is left as it was.
+        graph: Its graph.
+        units: What is to be removed, as for `Graph.remove`.
+        inputs: Positional inputs of the pass.
+        named_inputs: Named inputs.
+
+    Returns:
+        The largest difference, relative to the largest output.
+
+    Raises:
+        ModelError: the outputs differ, or the smaller model does not run; the text says where.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> inputs = (torch.rand(3, 4),)
+        >>> graph = Graph(model, inputs)
+        >>> check_removal(model, graph, {"0": [1, 5]}, inputs) < 1e-9
+        True
+    """
+    gone = graph.gone(units)
+    edit = graph.remove(units)
+    inputs, named_inputs = _double((list(inputs), dict(named_inputs or {})))
+    killed = copy.deepcopy(model).double()
+    _randomize_(killed)
+    removed = edit.apply(copy.deepcopy(killed))
+    _kill_(killed, graph.trace, gone)
+    with torch.no_grad(), evaluating(killed), evaluating(removed):
+        with _Without(graph.trace, gone) as watch:
+            expected = killed(*inputs, **named_inputs)
+        try:
+            actual = removed(*inputs, **named_inputs)
+        except Exception as error:
+            raise ModelError(
+                f"the smaller model would not run ({type(error).__name__}: {error}), so nothing "
+                "was removed."
+            ) from error
+    tolerance = 1e-8 if watch.double else 1e-3
+    difference = _difference(expected, actual)
+    if not difference <= tolerance:
+        raise ModelError(
+            f"the smaller model would compute something else: its outputs differ by "
+            f"{difference:.2g} of the largest, more than {tolerance:.0e}, so nothing was removed."
+        )
+    return difference
+
+
+def _double(tree: Any) -> Any:
+    return tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, tree)
+
+
+@torch.no_grad()
+def _randomize_(model: nn.Module) -> None:
+    """Give every parameter and floating buffer random values of a usual size."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if not parameter.is_floating_point():
+            continue
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        if parameter.ndim > 1:
+            fan = max(parameter.numel() // parameter.shape[0], 1)
+            parameter.copy_(noise / min(fan, parameter.shape[0]) ** 0.5)
+        else:
+            parameter.copy_(1 + 0.2 * noise)
+    for buffer in model.buffers():
+        if not buffer.is_floating_point():
+            continue
+        noise = torch.rand(buffer.shape, generator=generator, dtype=torch.float64)
+        if bool((buffer == 0).all()):
+            buffer.copy_(0.2 * noise - 0.1)
+        else:
+            buffer.mul_(0.75 + 0.5 * noise)
+
+
+@torch.no_grad()
+def _kill_(model: nn.Module, trace: Trace, gone: Gone) -> None:
+    own: dict[str, Tensor] = dict(model.named_parameters())
+    own.update(model.named_buffers())
+    for name, flow in trace.state.items():
+        if not own[name].is_floating_point():
+            continue
+        for d, dim in enumerate(flow.dims):
+            if dim is not None and (places := np.flatnonzero(gone[dim])).size:
+                own[name].index_fill_(d, torch.from_numpy(places), 0)
+
+
+class _Without(TorchFunctionMode):
+    """Runs an operation over whole dimensions on the positions that stay."""
+
+    def __init__(self, trace: Trace, gone: Gone) -> None:
+        super().__init__()
+        self.trace = trace
+        self.gone = gone
+        self.calls = 0
+        self.double = True
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.calls += 1
+        mixing = self.trace.mixing.get(self.calls)
+        if mixing is not None and self._touched(mixing):
+            out = self._smaller(func, args, kwargs, mixing)
+        else:
+            out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and out.dtype in (torch.float32, torch.float16, torch.bfloat16):
+            self.double = False
+        return out
+
+    def _touched(self, mixing: Mixing) -> bool:
+        dims = itertools.chain(*mixing.inputs, *mixing.outputs)
+        return any(dim is not None and self.gone[dim].any() for dim in dims)
+
+    def _smaller(self, func: Any, args: Any, kwargs: dict[str, Any], mixing: Mixing) -> Any:
+        flat, tree = tree_flatten((args, kwargs))
+        labels = iter(mixing.inputs)
+        flat = [self._kept(v, next(labels)) if isinstance(v, Tensor) else v for v in flat]
+        args, kwargs = tree_unflatten(flat, tree)
+        name = operation_name(func)
+        if name in ("layer_norm", "rms_norm"):
+            sizes = kwargs.pop("normalized_shape", None) or args[1]
+            args = (args[0], args[0].shape[args[0].ndim - len(sizes) :], *args[2:])
+        elif name == "group_norm" and mixing.groups is not None:
+            args = (args[0], int((~self.gone[mixing.groups]).sum()), *args[2:])
+        out = func(*args, **kwargs)
+        outputs = iter(mixing.outputs)
+        return tree_map_only(Tensor, lambda t: self._whole(t, next(outputs)), out)
+
+    def _kept(self, tensor: Tensor, dims: Sequence[Dim]) -> Tensor:
+        for d, dim in enumerate(dims):
+            if dim is not None and self.gone[dim].any():
+                keep = np.flatnonzero(~self.gone[dim])
+                tensor = tensor.index_select(d, torch.from_numpy(keep))
+        return tensor
+
+    def _whole(self, tensor: Tensor, dims: Sequence[Dim]) -> Tensor:
+        for d, dim in enumerate(dims):
+            if dim is not None and self.gone[dim].any():
+                keep = np.flatnonzero(~self.gone[dim])
+                shape = list(tensor.shape)
+                shape[d] = len(dim)
+                whole = tensor.new_zeros(shape)
+                tensor = whole.index_copy(d, torch.from_numpy(keep), tensor)
+        return tensor
+
+
+def _difference(expected: Any, actual: Any) -> float:
+    largest, difference = 0.0, 0.0
+    pairs = zip(tensors_in(expected), tensors_in(actual), strict=True)
+    for one, other in pairs:
+        if one.shape != other.shape:
+            return float("inf")
+        if not one.is_floating_point():
+            difference = max(difference, float(not torch.equal(one, other)))
+            continue
+        finite = one.isfinite()
+        if not torch.equal(finite, other.isfinite()):
+            return float("inf")
+        if finite.any():
+            largest = max(largest, float(one[finite].abs().max()))
+            difference = max(difference, float((one - other)[finite].abs().max()))
+    return difference / max(largest, 1e-12)
