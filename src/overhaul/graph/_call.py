@@ -119,6 +119,12 @@ class Call:
         fixed = math.prod(size for dim, size in zip(dims, sizes, strict=True) if dim is None)
         self.trace.macs.append(MacTerm(constant * fixed, live))
 
+    def reads(self, weight: Tensor, dim: int) -> None:
+        """Say that the positions of this dimension of a weight each take in one of the inputs."""
+        state = self.trace.flow(weight).state
+        if state is not None:
+            self.trace.reads.add((state, dim))
+
     def mixes(self, outputs: Sequence[Sequence[Dim]], groups: Dim = None) -> None:
         """Say that positions are computed with each other, so that removal shows in the rest."""
         inputs = tuple(tuple(self.dims(tensor)) for tensor in self.inputs)

@@ -73,6 +73,8 @@ def _write_down_state(trace: Trace, model: nn.Module) -> None:
                 continue
             dims = [trace.labels.fresh(size) if size > 1 else None for size in tensor.shape]
             flow = Flow(list(dims), depends=False, state=name)
+            if isinstance(tensor, nn.Parameter):
+                trace.parameters.add(name)
             trace.flows[tensor] = flow
             trace.state[name] = flow
 

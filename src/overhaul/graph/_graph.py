@@ -1,8 +1,9 @@
 """`Graph`: what of a model can be removed, in units that go together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,13 @@ class Place:
         tensor: The name of a parameter or buffer.
         dim: Which dimension.
         positions: `[units, k]`: the positions that each unit has there.
+        reads: Whether they take the units in, as the columns of a weight do, and do not make them.
     """
 
     tensor: str
     dim: int
     positions: Positions
+    reads: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +42,20 @@ class Group:
 
     Attributes:
         name: The module that makes them, as a path.
+        kind: `heads` of attention, `units` of a recurrent layer, or else `channels`.
         units: How many there are.
         places: Everywhere they are.
         labels: The label of each unit.
     """
 
     name: str
+    kind: Literal["channels", "heads", "units"]
     units: int
     places: tuple[Place, ...]
     labels: Positions = field(repr=False)
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.units} units in {len(self.places)} places)"
+        return f"{self.name} ({self.units} {self.kind} in {len(self.places)} places)"
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Graph:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> graph = Graph(model, (torch.zeros(1, 4),))
         >>> [str(group) for group in graph.groups]
-        ['0 (8 units in 3 places)']
+        ['0 (8 channels in 3 places)']
         >>> smaller = graph.remove({"0": [1, 5]}).apply(model)
         >>> smaller[0].out_features, smaller[2].in_features
         (6, 6)
@@ -107,6 +112,7 @@ class Graph:
     ) -> None:
         """Run the pass and work out the groups."""
         self.trace = capture(model, inputs, named_inputs)
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         settle(self.trace)
         self._root = self.trace.labels.find(
             np.arange(self.trace.labels.fresh(1)[0], dtype=np.int64)
@@ -148,6 +154,17 @@ class Graph:
             for dim in term.dims:
                 product *= len(dim) if gone is None else len(dim) - int(gone[dim].sum())
             total += product
+        return total
+
+    def parameters(self, gone: Gone | None = None) -> int:
+        """Return the number of parameters."""
+        total = 0
+        for name in self.trace.parameters:
+            sizes = self._shapes[name]
+            for d, dim in enumerate(self.trace.state[name].dims):
+                if dim is not None and gone is not None:
+                    sizes = (*sizes[:d], sizes[d] - int(gone[dim].sum()), *sizes[d + 1 :])
+            total += math.prod(sizes)
         return total
 
     def remove(self, units: Mapping[str, Sequence[int]]) -> RemoveUnits:
@@ -217,7 +234,10 @@ def _groups(trace: Trace, root: Positions, free: NDArray[np.bool_]) -> list[Grou
             where = np.flatnonzero(here == index)
             order = np.argsort(number[roots[where]], kind="stable")
             positions = where[order].reshape(len(members[index]), -1)
-            located[index].append(Place(name, d, positions))
+            located[index].append(Place(name, d, positions, (name, d) in trace.reads))
+    of_heads = np.zeros(len(root), dtype=np.bool_)
+    for dim in trace.heads:
+        of_heads[root[dim]] = True
     groups, names = [], set[str]()
     for labels, own in zip(members, located, strict=True):
         if len(labels) < 2:
@@ -228,12 +248,22 @@ def _groups(trace: Trace, root: Positions, free: NDArray[np.bool_]) -> list[Grou
             count += 1
             name = f"{base}#{count}"
         names.add(name)
-        groups.append(Group(name, len(labels), tuple(own), np.array(labels)))
+        kind = _kind(trace, own, bool(of_heads[labels].any()))
+        groups.append(Group(name, kind, len(labels), tuple(own), np.array(labels)))
     return groups
 
 
+def _kind(
+    trace: Trace, places: Sequence[Place], of_heads: bool
+) -> Literal["channels", "heads", "units"]:
+    if any(place.tensor in trace.recurrent and place.dim == 0 for place in places):
+        return "units"
+    wide = any(place.positions.shape[1] > 1 for place in places)
+    return "heads" if of_heads and wide else "channels"
+
+
 def _name(places: Sequence[Place]) -> str:
-    makers = [place for place in places if place.dim == 0 and place.tensor.endswith("weight")]
+    makers = [place for place in places if not place.reads and place.tensor.endswith("weight")]
     return owner_of((makers or list(places))[0].tensor) or places[0].tensor
 
 

@@ -241,6 +241,9 @@ def multi_head_attention(
         projections = [[part, columns] for part in parts]
     inner = call.concrete(projections[0][0], width)
     group, _ = call.cut(inner, [heads, width // heads])
+    for weight in (in_proj_weight, q_proj_weight, k_proj_weight, v_proj_weight, out_proj_weight):
+        if weight is not None:
+            call.reads(weight, 1)
     for (outputs, inputs), dims in zip(projections, streams, strict=True):
         call.tie(inputs, dims[-1])
         call.tie(outputs, inner)

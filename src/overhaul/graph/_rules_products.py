@@ -18,6 +18,7 @@ def linear(call: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None
     if weight.ndim == 1:
         raise UnknownUse("has a weight without outputs")
     outputs, inputs = call.dims(weight)
+    call.reads(weight, 1)
     call.tie(dims[-1], inputs) if shape[-1] > 1 else None
     if not _weights_only(call, weight):
         call.mixes([[*dims[:-1], outputs]])
@@ -79,6 +80,7 @@ def _convolved(
     first, second = kernel[:2]
     count = int(groups)
     if count == 1:
+        call.reads(weight, 0 if transposed else 1)
         inputs, outputs = (first, second) if transposed else (second, first)
         if input.shape[-rank - 1] > 1:
             call.tie(channels, inputs)
@@ -126,6 +128,8 @@ def bilinear(
     """`y_o = x_1^T W_o x_2 + b_o`."""
     first, second = call.dims(input1), call.dims(input2)
     outputs, one, other = call.dims(weight)
+    call.reads(weight, 1)
+    call.reads(weight, 2)
     call.tie(first[-1], one)
     call.tie(second[-1], other)
     for a, b in zip(first[:-1], second[:-1], strict=True):
@@ -147,6 +151,8 @@ def matmul(call: Call, input: Tensor, other: Tensor, **_: Any) -> Dims:
         a, a_shape = [None, *a], [1, *a_shape]
     if other.ndim == 1:
         b, b_shape = [*b, None], [*b_shape, 1]
+    call.reads(input, input.ndim - 1)
+    call.reads(other, max(other.ndim - 2, 0))
     if a_shape[-1] > 1:
         call.tie(a[-1], b[-2])
     batch = call.broadcast_dims([(a_shape[:-2], a[:-2]), (b_shape[:-2], b[:-2])])
@@ -198,6 +204,9 @@ def einsum(call: Call, equation: str, *tensors: Any) -> Dims:
         if dots:
             middle = slice(len(before), len(before) + width)
             rest.append((shape[middle], dims[middle]))
+        for place, letter in enumerate(before):
+            if letter not in right:
+                call.reads(tensor, place)
         named = [*zip(before, dims, shape, strict=False)]
         named += zip(after, dims[tensor.ndim - len(after) :], shape[-len(after) :], strict=False)
         for letter, dim, size in named:

@@ -50,6 +50,9 @@ def recurrent(
         for _ in range(directions):
             own, queue = queue[:each_layer], queue[each_layer:]
             rows, columns = call.dims(own[0])
+            call.reads(own[0], 1)
+            call.reads(own[1], 1)
+            call.trace.recurrent |= {s for w in own if (s := call.trace.flow(w).state)}
             cell, before = _gate(call, own[0], rows, gates)
             if width > 1:
                 call.tie(columns, inputs)
@@ -102,6 +105,9 @@ def cell(
     dims = call.dims(input)
     states = list(hidden) if isinstance(hidden, tuple | list) else [hidden]
     rows, columns = call.dims(w_ih)
+    call.reads(w_ih, 1)
+    call.reads(w_hh, 1)
+    call.trace.recurrent |= {s for w in (w_ih, w_hh) if (s := call.trace.flow(w).state)}
     one, size = _gate(call, w_ih, rows, gates)
     call.tie(columns, dims[-1])
     own_rows, own_columns = call.dims(w_hh)

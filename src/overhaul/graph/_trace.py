@@ -88,6 +88,9 @@ class Trace:
     heads: list[Positions] = field(default_factory=list)
     mixing: dict[int, Mixing] = field(default_factory=dict)
     renumbered: dict[str, Positions] = field(default_factory=dict)
+    parameters: set[str] = field(default_factory=set)
+    reads: set[tuple[str, int]] = field(default_factory=set)
+    recurrent: set[str] = field(default_factory=set)
 
     def flow(self, tensor: Tensor) -> Flow:
         """Return what is known of a tensor; of one from elsewhere, that nothing goes."""
