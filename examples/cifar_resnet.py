@@ -32,17 +32,17 @@ class Block(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Three stages of blocks of 16, 32 and 64 channels, then a linear layer."""
+    """Three stages of blocks, of `width`, 2 `width` and 4 `width` channels; then a linear layer."""
 
-    def __init__(self, blocks: int, classes: int = 10) -> None:
+    def __init__(self, blocks: int, classes: int = 10, width: int = 16) -> None:
         """Make a network of `6 * blocks + 2` layers."""
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, stride=1)
-        self.layer2 = _stage(16, 32, blocks, stride=2)
-        self.layer3 = _stage(32, 64, blocks, stride=2)
-        self.linear = nn.Linear(64, classes)
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, blocks, stride=1)
+        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.linear = nn.Linear(4 * width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images `[B, 3, 32, 32]` to logits `[B, classes]`."""
@@ -56,11 +56,11 @@ def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequ
     return nn.Sequential(first, *(Block(channels, channels, 1) for _ in range(blocks - 1)))
 
 
-def resnet20() -> CifarResNet:
-    """Return a ResNet-20: 0.27 M parameters."""
-    return CifarResNet(3)
+def resnet20(width: int = 16) -> CifarResNet:
+    """Return a ResNet-20: 0.27 M parameters with 16 channels in the first stage."""
+    return CifarResNet(3, width=width)
 
 
-def resnet56() -> CifarResNet:
-    """Return a ResNet-56: 0.85 M parameters."""
-    return CifarResNet(9)
+def resnet56(width: int = 16) -> CifarResNet:
+    """Return a ResNet-56: 0.85 M parameters with 16 channels in the first stage."""
+    return CifarResNet(9, width=width)

@@ -22,7 +22,20 @@ from overhaul.deploy import Artifact, Deploy, OnnxRuntime, Torch, load, verify
 from overhaul.distillation import Distill, SwapModel
 from overhaul.evaluation import Goal, Verdict
 from overhaul.multitask import AddHeads, MultiTask
-from overhaul.pruning import KeepZeros, PruneWeights
+from overhaul.pruning import (
+    Activation,
+    BatchNormScale,
+    BiasCompensation,
+    Fisher,
+    GeometricMedian,
+    KeepZeros,
+    LeastSquares,
+    Magnitude,
+    PruneChannels,
+    PruneWeights,
+    Random,
+    Taylor,
+)
 from overhaul.running import Recipe, RecipeFile, Run, load_model
 from overhaul.tasks import (
     Cifar10,
@@ -52,10 +65,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "Activation",
     "AdamW",
     "AddHeads",
     "Artifact",
     "ArtifactError",
+    "BatchNormScale",
+    "BiasCompensation",
     "Cifar10",
     "Classification",
     "Constant",
@@ -68,11 +84,15 @@ __all__ = [
     "EarlyStop",
     "Fact",
     "FashionMnist",
+    "Fisher",
     "Flip",
     "Freeze",
     "Frozen",
+    "GeometricMedian",
     "Goal",
     "KeepZeros",
+    "LeastSquares",
+    "Magnitude",
     "MissingExtraError",
     "ModelError",
     "MultiLabel",
@@ -84,7 +104,9 @@ __all__ = [
     "OrderError",
     "OverhaulError",
     "Progress",
+    "PruneChannels",
     "PruneWeights",
+    "Random",
     "Recipe",
     "RecipeFile",
     "Regression",
@@ -100,6 +122,7 @@ __all__ = [
     "SwapModel",
     "Task",
     "TaskLoss",
+    "Taylor",
     "Torch",
     "Train",
     "Unfreeze",

@@ -58,12 +58,15 @@ def capture(
         outputs = model(*inputs, **(named_inputs or {}))
     for value in tensors_in(outputs):
         for dim in trace.flow(value).dims:
-            trace.fix(dim, Reason("it is a dimension of the model's output"))
+            trace.fix(dim, OUTPUT)
     for name, flow in trace.state.items():
         if name not in trace.used:
             for dim in flow.dims:
                 trace.fix(dim, Reason("the forward pass does not use it"))
     return trace
+
+
+OUTPUT = Reason("it is a dimension of the model's output")
 
 
 def _write_down_state(trace: Trace, model: nn.Module) -> None:

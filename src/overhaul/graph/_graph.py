@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from overhaul.core import ModelError, nearest, owner_of
-from overhaul.graph._capture import capture
+from overhaul.graph._capture import OUTPUT, capture
 from overhaul.graph._equations import Conflict, Gone, solve
 from overhaul.graph._labels import Positions, Reason
 from overhaul.graph._relations import settle
@@ -128,6 +128,19 @@ class Graph:
         if name not in known:
             raise ModelError(f"there is no group '{name}' to prune. {nearest(name, known)}")
         return known[name]
+
+    @property
+    def refusals(self) -> tuple[Unprunable, ...]:
+        """The layers that no output can be removed of, unless they make the model's output."""
+        whole = []
+        for each in self.unprunable:
+            dims = self.trace.state[each.tensor].dims
+            dim = dims[each.dim]
+            reads = (each.tensor, each.dim) in self.trace.reads
+            makes = each.tensor.endswith("weight") and len(dims) > 1 and each.dim < 2
+            if makes and not reads and dim is not None and each.count == len(dim):
+                whole.append(each)
+        return tuple(each for each in whole if each.reason != OUTPUT)
 
     def gone(self, units: Mapping[str, Sequence[int]]) -> Gone:
         """Return for each label whether it goes with these units."""

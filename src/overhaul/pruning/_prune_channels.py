@@ -1,0 +1,348 @@
+"""`PruneChannels`: whole channels, heads and hidden units are taken out."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from overhaul.core import (
+    Batch,
+    CheckpointFolder,
+    Context,
+    ModelError,
+    Step,
+    derived_seed,
+    matching_names,
+    owner_of,
+)
+from overhaul.evaluation import forward_call, measure_latency
+from overhaul.graph import Graph, Group, check_removal
+from overhaul.pruning._criterion import Criterion
+from overhaul.pruning._magnitude import Magnitude
+from overhaul.pruning._repair import Repair, readers_that_lose
+from overhaul.pruning._selection import Selection, Units
+from overhaul.training import Train
+
+Kind = Literal["channels", "heads", "units"]
+_TARGETS = ("macs", "params", "latency_ms", "fraction")
+
+
+class PruneChannels(Step):
+    r"""Take out the channels, attention heads and recurrent units that are worth least.
+
+    One forward pass on training samples shows what goes together (`overhaul.graph.Graph`): a unit
+    is removed everywhere at once, so the result is an ordinary, smaller network of the same class
+    that trains, exports and reloads. Before anything changes, the removal is proved on a copy
+    (`overhaul.graph.check_removal`); what the program fixes by a number in its text is left as it
+    is, and a fact names the line.
+
+    With scores :math:`s_u` from the criterion, units go in the order of their score until the
+    target is met.
+
+    Args:
+        macs: Keep at most this fraction of the multiply-accumulate operations, in (0, 1).
+        params: Keep at most this fraction of the parameters, in (0, 1).
+        latency_ms: Largest median time of one sample on this machine, measured: candidates are
+            built and timed (eager, one thread). Two runs may therefore differ.
+        fraction: Remove this fraction of the units of each group, in (0, 1); of all units where
+            `scope` is not `layer`.
+        criterion: How much a unit is worth. Default `Magnitude()`.
+        scope: `layer` removes the same fraction everywhere, `global` compares the scores of all
+            units, `normalized` divides them by their group's mean before. Default `layer`.
+        kinds: What may go: `channels`, `heads`, `units` (of recurrent layers). Default: all.
+        multiple: Round the sizes that stay up to a multiple of this; `measured` takes the fastest
+            of 1, 4, 8 and 16 on this machine. Default 1.
+        most: The largest fraction of a group that may go, in (0, 1). Default 0.9.
+        layers: Patterns of module paths: only groups that these modules make or take in. Default:
+            all.
+        exclude: Patterns of module paths that are left as they are, inputs included.
+        repair: What makes up for the removal without training. Default none.
+        rounds: In how many rounds to remove. Default 1.
+        between: The training between two rounds; needed with more than one.
+
+    Raises:
+        SpecError: not exactly one target is given, or rounds without training between them.
+        ModelError: a pattern matches nothing, the target cannot be reached, or the removal fails
+            its proof; the model is then as before.
+
+    Example:
+        >>> PruneChannels(macs=0.5)
+        PruneChannels(macs=0.5)
+
+    Paper: Li et al., ICLR 2017; Fang et al., CVPR 2023 (groups).  Differs: see `Graph`.
+    """
+
+    macs: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="It is the fraction that is kept: for 'half the MACs' write 0.5.",
+    )
+    params: float | None = Field(
+        default=None, gt=0, lt=1, description="It is the fraction of parameters that is kept."
+    )
+    latency_ms: float | None = Field(default=None, gt=0, description="Milliseconds, measured.")
+    fraction: float | None = Field(
+        default=None, gt=0, lt=1, description="It is the fraction of units that is removed."
+    )
+    criterion: Criterion = Magnitude()
+    scope: Literal["layer", "global", "normalized"] = "layer"
+    kinds: tuple[Kind, ...] = ("channels", "heads", "units")
+    multiple: int | Literal["measured"] = 1
+    most: float = Field(default=0.9, gt=0, lt=1, description="Largest fraction of a group to go.")
+    layers: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    repair: Repair | None = None
+    rounds: int = Field(default=1, ge=1, description="Rounds of removal.")
+    between: Train | None = None
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        given = [name for name in _TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            names = ", ".join(f"`{name}`" for name in _TARGETS)
+            raise ValueError(
+                f"PruneChannels needs exactly one of {names}, got "
+                f"{' and '.join(given) or 'none'}. For 'half the MACs' write macs=0.5."
+            )
+        if isinstance(self.multiple, int) and self.multiple < 1:
+            raise ValueError(f"`multiple` must be at least 1, got {self.multiple}.")
+        if (self.rounds > 1) != (self.between is not None):
+            raise ValueError(
+                "`rounds` above 1 and `between` belong together: give the training that goes "
+                "between two rounds, such as between=Train(epochs=1)."
+            )
+        if not self.kinds:
+            raise ValueError("`kinds` is empty. Name what may go: channels, heads, units.")
+        return self
+
+    def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
+        """Remove in rounds, with training between them."""
+        batch = next(ctx.data.train.in_order(2))
+        graph = _graph(model, batch)
+        full = _Full(graph.macs(), graph.parameters())
+        for number in range(1, self.rounds + 1):
+            if number > 1:
+                assert self.between is not None
+                model = _train(self.between, model, ctx, number - 1)
+                graph = _graph(model, batch)
+            model = self._round(model, graph, batch, full, number / self.rounds, ctx)
+        return model
+
+    def control(self) -> Step | None:
+        """Return the training between the rounds, in one piece."""
+        if self.between is None:
+            return None
+        epochs = self.between.epochs * (self.rounds - 1)
+        return self.between.model_copy(update={"epochs": epochs}).control()
+
+    def _round(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        batch: Batch,
+        full: "_Full",
+        progress: float,
+        ctx: Context,
+    ) -> nn.Module:
+        _say_what_is_left(graph, ctx)
+        scores = self.criterion.scores(graph, model, ctx)
+        chosen = {group.name: group for group in self._chosen(graph, model)}
+        for name in chosen.keys() - scores.keys():
+            why = f"{type(self.criterion).__name__} has nothing to judge it by"
+            ctx.log("skipped", name, reason=why)
+        scores = {name: values for name, values in scores.items() if name in chosen}
+        if not scores:
+            raise ModelError(_nothing(graph))
+        units = self._select(model, graph, batch, scores, full, progress, ctx)
+        if not units:
+            ctx.log("removed_units", 0, reason="the model meets the target as it is")
+            return model
+        error = check_removal(model, graph, units, *_arguments(batch))
+        gone = graph.gone(units)
+        if self.repair is not None:
+            self.repair.apply_(model, list(readers_that_lose(model, graph, gone)), ctx)
+        for name, own in units.items():
+            detail = {"group": name, "of": graph[name].units, "kind": graph[name].kind}
+            ctx.log("removed_units", len(own), detail=detail)
+        ctx.log("kept_macs", graph.macs(gone) / full.macs)
+        ctx.log("kept_parameters", graph.parameters(gone) / full.parameters)
+        ctx.log("removal_error", error)
+        return ctx.edit(model, graph.remove(units))
+
+    def _chosen(self, graph: Graph, model: nn.Module) -> list[Group]:
+        paths = dict(model.named_modules())
+        wanted = matching_names(paths, self.layers, "layers") if self.layers else None
+        spared = matching_names(paths, self.exclude, "exclude") if self.exclude else set()
+        return [
+            group
+            for group in graph.groups
+            if group.kind in self.kinds
+            and not _owners(group) & spared
+            and (wanted is None or _owners(group) & wanted)
+        ]
+
+    def _select(
+        self,
+        model: nn.Module,
+        graph: Graph,
+        batch: Batch,
+        scores: dict[str, Any],
+        full: "_Full",
+        progress: float,
+        ctx: Context,
+    ) -> Units:
+        multiples = (1, 4, 8, 16) if self.multiple == "measured" else (self.multiple,)
+        plans: dict[int, Units] = {}
+        for multiple in multiples:
+            selection = Selection(graph, scores, self.scope, multiple, self.most)
+            try:
+                plans[multiple] = self._meet(selection, model, graph, batch, full, progress, ctx)
+            except ModelError:
+                if not plans:
+                    raise
+                break  # what this multiple cannot reach, none of the larger ones can
+        if len(plans) == 1:
+            return next(iter(plans.values()))
+        calls = {
+            str(multiple): forward_call(_smaller(model, graph, units), _one(batch))
+            for multiple, units in plans.items()
+        }
+        timed = measure_latency(calls, time_s=0.5)
+        best = min(timed, key=lambda name: timed[name].median_ms)
+        detail = {name: found.median_ms for name, found in timed.items()}
+        ctx.log("multiple", int(best), detail=detail, reproducible=False)
+        return plans[int(best)]
+
+    def _meet(
+        self,
+        selection: Selection,
+        model: nn.Module,
+        graph: Graph,
+        batch: Batch,
+        full: "_Full",
+        progress: float,
+        ctx: Context,
+    ) -> Units:
+        if self.fraction is not None:
+            before = 1 - self.fraction * (progress - 1 / self.rounds)
+            return selection.fraction(self.fraction / self.rounds / before)
+        if self.latency_ms is not None:
+            return self._meet_latency(selection, model, graph, batch, progress, ctx)
+
+        def kept(units: Units) -> float:
+            gone = graph.gone(units)
+            if self.macs is not None:
+                return graph.macs(gone) / full.macs
+            return graph.parameters(gone) / full.parameters
+
+        target = self.macs if self.macs is not None else self.params
+        assert target is not None
+        goal = 1 - (1 - target) * progress
+        found = selection.smallest(lambda units: kept(units) <= goal)
+        if found is None:
+            least = kept(selection.units(selection.steps))
+            what = "MACs" if self.macs is not None else "parameters"
+            raise ModelError(
+                f"the model keeps at least {least:.3f} of its {what} when all goes that may go, "
+                f"and {goal:.3f} was asked for. Ask for more, raise `most` ({self.most}), or see "
+                f"with `overhaul profile --prunable` what is in the way.{_main_reason(graph)}"
+            )
+        return found
+
+    def _meet_latency(
+        self,
+        selection: Selection,
+        model: nn.Module,
+        graph: Graph,
+        batch: Batch,
+        progress: float,
+        ctx: Context,
+    ) -> Units:
+        target, one = self.latency_ms, _one(batch)
+        assert target is not None
+        (now,) = measure_latency({"now": forward_call(model, one)}, time_s=0.3).values()
+        goal = now.median_ms - (now.median_ms - target) * min(1.0, progress)
+        table: dict[str, float] = {"1.000": now.median_ms}
+
+        def fast_enough(units: Units) -> bool:
+            call = forward_call(_smaller(model, graph, units), one)
+            (found,) = measure_latency({"smaller": call}, time_s=0.3).values()
+            share = graph.macs(graph.gone(units)) / graph.macs()
+            table[f"{share:.3f}"] = found.median_ms
+            return found.median_ms <= goal
+
+        found = {} if now.median_ms <= goal else selection.smallest(fast_enough)
+        ctx.log("latency_by_kept_macs", len(table), detail=table, reproducible=False)
+        if found is None:
+            raise ModelError(
+                f"one sample takes {min(table.values()):.2f} ms when all goes that may go, and "
+                f"{goal:.2f} ms was asked for. Ask for more, or deploy to a faster engine."
+            )
+        return found
+
+
+class _Full:
+    """What the model costs before the first round, for the batch that is looked at."""
+
+    def __init__(self, macs: int, parameters: int) -> None:
+        self.macs, self.parameters = macs, parameters
+
+
+def _graph(model: nn.Module, batch: Batch) -> Graph:
+    return Graph(model, *_arguments(batch))
+
+
+def _arguments(batch: Batch) -> tuple[Sequence[Any], dict[str, Any]]:
+    if isinstance(batch.inputs, dict):
+        return (), batch.inputs
+    return batch.inputs, {}
+
+
+def _one(batch: Batch) -> Batch:
+    return batch.map_inputs(lambda tensor: tensor[:1])
+
+
+def _smaller(model: nn.Module, graph: Graph, units: Units) -> nn.Module:
+    smaller = copy.deepcopy(model)
+    return graph.remove(units).apply(smaller).eval() if units else smaller.eval()
+
+
+def _owners(group: Group) -> set[str]:
+    return {owner_of(place.tensor) for place in group.places}
+
+
+def _train(train: Train, model: nn.Module, ctx: Context, number: int) -> nn.Module:
+    """Train between two rounds, with checkpoints, facts and random numbers of its own."""
+    inner = replace(
+        ctx,
+        seed=derived_seed(ctx.seed, "round", number),
+        label=f"{ctx.label}, after round {number}",
+        facts=[],
+        checkpoints=CheckpointFolder(ctx.checkpoints.path / f"round-{number}"),
+    )
+    model = train.apply(model, inner)
+    ctx.facts += inner.facts
+    return model
+
+
+def _say_what_is_left(graph: Graph, ctx: Context) -> None:
+    for refused in graph.refusals:
+        ctx.log("skipped", owner_of(refused.tensor), reason=str(refused.reason))
+
+
+def _nothing(graph: Graph) -> str:
+    if graph.groups:
+        return "no group is left to prune: see `kinds`, `layers`, `exclude` and the criterion."
+    return f"nothing of this model can be removed.{_main_reason(graph)}"
+
+
+def _main_reason(graph: Graph) -> str:
+    if not graph.refusals:
+        return ""
+    reasons = [str(refused.reason) for refused in graph.refusals]
+    most = max(dict.fromkeys(reasons), key=reasons.count)
+    return f" What stands against it most often: {most}."
