@@ -327,7 +327,7 @@ class _Tracer(TorchFunctionMode):
         tensors = [v for v in tree_leaves(args) if isinstance(v, Tensor)]
         flows = [self.trace.flow(tensor) for tensor in tensors]
         where = where_now()
-        if any(flow.depends for flow in flows):
+        if any(flow.depends for flow in flows) and not _chooses_a_mask():
             raise ModelError(
                 f"the program takes a value out of a tensor that depends on the inputs, with "
                 f"`{name}` at {where}: another input may take another way, and one pass does not "
@@ -398,12 +398,30 @@ _OWN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + 
 
 def where_now() -> str:
     """Return the user's line that is running: file, number and text."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OWN):
-        frame = frame.f_back
+    frame = _user_frame()
     if frame is None:
         return ""
     return _line(frame.f_code.co_filename, frame.f_lineno)
+
+
+_MASK_MAKERS = frozenset(["transformers.masking_utils", "transformers.modeling_attn_mask_utils"])
+
+
+def _chooses_a_mask() -> bool:
+    """Return whether the read is of those that leave out an attention mask of ones.
+
+    They ask whether the input has padding. With either answer the layers do the same to everything
+    that can be removed, and the positions that a mask goes over are always kept.
+    """
+    frame = _user_frame()
+    return frame is not None and frame.f_globals.get("__name__") in _MASK_MAKERS
+
+
+def _user_frame() -> FrameType | None:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OWN):
+        frame = frame.f_back
+    return frame
 
 
 def _line(file: str, number: int) -> str:

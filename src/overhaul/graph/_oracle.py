@@ -61,13 +61,13 @@ def check_removal(
     gone = graph.gone(units)
     edit = graph.remove(units)
     inputs, named_inputs = _double((list(inputs), dict(named_inputs or {})))
-    killed = copy.deepcopy(model).double()
-    _randomize_(killed)
-    removed = edit.apply(copy.deepcopy(killed))
+    killed = _random_copy(model)
     _kill_(killed, graph.trace, gone)
-    with torch.no_grad(), evaluating(killed), evaluating(removed):
-        with _Without(graph.trace, gone) as watch:
-            expected = killed(*inputs, **named_inputs)
+    with torch.no_grad(), evaluating(killed), _Without(graph.trace, gone) as watch:
+        expected = killed(*inputs, **named_inputs)
+    del killed  # a large model and two copies in double precision need not fit at once
+    removed = edit.apply(_random_copy(model))
+    with torch.no_grad(), evaluating(removed):
         try:
             actual = removed(*inputs, **named_inputs)
         except Exception as error:
@@ -90,19 +90,16 @@ def _double(tree: Any) -> Any:
 
 
 @torch.no_grad()
-def _randomize_(model: nn.Module) -> None:
-    """Give every parameter and floating buffer random values of a usual size."""
+def _random_copy(model: nn.Module) -> nn.Module:
+    """Return a copy with the same random weights, of a usual size, at every call."""
     generator = torch.Generator().manual_seed(0)
+    memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        if not parameter.is_floating_point():
-            continue
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        if parameter.ndim > 1:
-            fan = max(parameter.numel() // parameter.shape[0], 1)
-            parameter.copy_(noise / min(fan, parameter.shape[0]) ** 0.5)
-        else:
-            parameter.copy_(1 + 0.2 * noise)
-    for buffer in model.buffers():
+        if parameter.is_floating_point():
+            # Put into the copy's memory, so that the values that are replaced are never copied.
+            memo[id(parameter)] = nn.Parameter(_random(parameter, generator))
+    copied = copy.deepcopy(model, memo).double()
+    for buffer in copied.buffers():
         if not buffer.is_floating_point():
             continue
         noise = torch.rand(buffer.shape, generator=generator, dtype=torch.float64)
@@ -110,6 +107,17 @@ def _randomize_(model: nn.Module) -> None:
             buffer.copy_(0.2 * noise - 0.1)
         else:
             buffer.mul_(0.75 + 0.5 * noise)
+    return copied
+
+
+def _random(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    if parameter.ndim > 1:
+        fan = max(parameter.numel() // parameter.shape[0], 1)
+        noise.div_(min(fan, parameter.shape[0]) ** 0.5)
+    else:
+        noise.mul_(0.2).add_(1)
+    return noise.to(parameter.device)
 
 
 @torch.no_grad()
