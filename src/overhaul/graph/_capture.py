@@ -340,7 +340,7 @@ class _Tracer(TorchFunctionMode):
 
     def equal(self, left: Expression, right: Expression) -> None:
         """Two sizes were compared and are equal."""
-        if self.inside:
+        if self.inside or _chooses_a_kernel():
             return
         sizes = [*leaves(left), *leaves(right)]
         if any(
@@ -402,6 +402,21 @@ def where_now() -> str:
     if frame is None:
         return ""
     return _line(frame.f_code.co_filename, frame.f_lineno)
+
+
+_KERNEL_CHOOSERS = (
+    nn.MultiheadAttention.forward.__code__,
+    nn.TransformerEncoderLayer.forward.__code__,
+    nn.TransformerEncoder.forward.__code__,
+)
+
+
+def _chooses_a_kernel() -> bool:
+    """Return whether a layer of torch compares sizes only to choose a faster way to the same."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_OWN[1]):
+        frame = frame.f_back
+    return frame is not None and frame.f_code in _KERNEL_CHOOSERS
 
 
 _MASK_MAKERS = frozenset(["transformers.masking_utils", "transformers.modeling_attn_mask_utils"])

@@ -16,6 +16,7 @@ from overhaul.graph._capture import operation_name, tensors_in
 from overhaul.graph._equations import Gone
 from overhaul.graph._graph import Graph
 from overhaul.graph._labels import Dim
+from overhaul.graph._narrow_attention import attend
 from overhaul.graph._trace import Mixing, Trace
 
 
@@ -169,6 +170,9 @@ class _Without(TorchFunctionMode):
         if name in ("layer_norm", "rms_norm"):
             sizes = kwargs.pop("normalized_shape", None) or args[1]
             args = (args[0], args[0].shape[args[0].ndim - len(sizes) :], *args[2:])
+        elif name == "multi_head_attention_forward":
+            func = attend
+            args = (*args[:4], int((~self.gone[mixing.groups]).sum()), *args[5:])
         elif name == "group_norm" and mixing.groups is not None:
             args = (args[0], int((~self.gone[mixing.groups]).sum()), *args[2:])
         out = func(*args, **kwargs)

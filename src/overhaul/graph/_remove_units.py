@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from overhaul.core import Edit, ModelError, nearest
+from overhaul.graph._narrow_attention import NarrowAttention
 
 
 class RemoveUnits(Edit):
@@ -58,6 +59,11 @@ class RemoveUnits(Edit):
                 _set(model.get_submodule(path), name, value)
         for module in touched.values():
             _describe_(module)
+        for module in model.modules():
+            if isinstance(module, nn.TransformerEncoder) and any(
+                isinstance(inner, NarrowAttention) for inner in module.modules()
+            ):
+                module.use_nested_tensor = False
         return model
 
 
@@ -124,6 +130,17 @@ def _describe_(module: nn.Module) -> None:
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
     elif isinstance(module, nn.MultiheadAttention):
-        module.embed_dim = module.out_proj.in_features
-        module.head_dim = module.embed_dim // module.num_heads
-        module.kdim = module.vdim = module.embed_dim if module._qkv_same_embed_dim else module.kdim
+        _describe_attention_(module)
+
+
+def _describe_attention_(module: nn.MultiheadAttention) -> None:
+    inner = module.out_proj.weight.shape[1]
+    packed = module.in_proj_weight
+    weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    widths = [w.shape[1] for w in (weights if packed is None else (packed, packed, packed))]
+    module.embed_dim, module.kdim, module.vdim = widths
+    module.head_dim = inner // module.num_heads
+    if type(module) is nn.MultiheadAttention and inner != module.embed_dim:
+        module.__class__ = NarrowAttention
+        # It is what the layers of torch ask before they hand the weights to a fused kernel.
+        module._qkv_same_embed_dim = False
