@@ -55,15 +55,46 @@ def capture(
         _Unseen(tracer),
         tracer,
     ):
-        outputs = model(*inputs, **(named_inputs or {}))
-    for value in tensors_in(outputs):
-        for dim in trace.flow(value).dims:
-            trace.fix(dim, Reason("it is a dimension of the model's output"))
+        _fix_outputs(trace, model(*inputs, **(named_inputs or {})))
+        if not trace.parameters <= trace.used:
+            _watch_training(trace, model, inputs, named_inputs or {})
     for name, flow in trace.state.items():
         if name not in trace.used:
             for dim in flow.dims:
                 trace.fix(dim, Reason("the forward pass does not use it"))
     return trace
+
+
+def _fix_outputs(trace: Trace, outputs: Any) -> None:
+    for value in tensors_in(outputs):
+        for dim in trace.flow(value).dims:
+            trace.fix(dim, Reason("it is a dimension of the model's output"))
+
+
+_ONLY_VALUES = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+
+
+def _watch_training(
+    trace: Trace, model: nn.Module, inputs: Sequence[Any], named_inputs: Mapping[str, Any]
+) -> None:
+    """Watch what else the program does in training, such as heads that only a loss sees.
+
+    Layers that do the same to the same dimensions in training stay in evaluation mode. If the
+    program wants more in training than its inputs, then what it has shown until there counts.
+    """
+    macs = list(trace.macs)
+    held = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    for module in model.modules():
+        module.training = not isinstance(module, _ONLY_VALUES)
+    try:
+        with torch.random.fork_rng():
+            _fix_outputs(trace, model(*inputs, **named_inputs))
+    except Exception:
+        return
+    finally:
+        trace.macs[:] = macs
+        for buffer, before in held:
+            buffer.copy_(before)
 
 
 def _write_down_state(trace: Trace, model: nn.Module) -> None:

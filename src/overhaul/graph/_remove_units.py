@@ -59,12 +59,21 @@ class RemoveUnits(Edit):
                 _set(model.get_submodule(path), name, value)
         for module in touched.values():
             _describe_(module)
+        _forget_(model)
         for module in model.modules():
             if isinstance(module, nn.TransformerEncoder) and any(
                 isinstance(inner, NarrowAttention) for inner in module.modules()
             ):
                 module.use_nested_tensor = False
         return model
+
+
+def _forget_(model: nn.Module) -> None:
+    """Let a model forget what it has worked out from its weights, as it does before training."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    for module, mode in modes:
+        module.training = mode
 
 
 def _parameter(tensor: Tensor) -> bool:
