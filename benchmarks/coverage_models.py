@@ -285,13 +285,9 @@ TRANSFORMERS: dict[str, Callable[[str], Case]] = {
     "LlamaForCausalLM": _llama,
     "LlamaForSequenceClassification": _llama,
     "T5ForConditionalGeneration": _t5,
-    "T5EncoderModel": _t5,
     "WhisperForConditionalGeneration": _whisper,
 }
 
 
 def _transformers(name: str) -> Case:
-    case = TRANSFORMERS[name](name)
-    if name == "T5EncoderModel":
-        del case.named_inputs["decoder_input_ids"]
-    return case
+    return TRANSFORMERS[name](name)
