@@ -126,7 +126,7 @@ def _torchvision(name: str) -> Case:
 def _timm(name: str) -> Case:
     import timm
 
-    model = timm.create_model(name, pretrained=False)
+    model = timm.create_model(name, pretrained=False, num_classes=1000)
     size = model.pretrained_cfg["input_size"]
     return Case(model, (torch.randn(1, *size),))
 

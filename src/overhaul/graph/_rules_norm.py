@@ -27,10 +27,8 @@ def batch_norm(
         if tensor is not None and len(tensor) > 1:
             call.tie(dims[1], call.dims(tensor)[0])
     if call.name == "instance_norm" or running_mean is None:
-        for dim in dims[2:]:
-            call.fix(dim, "its positions are normalized together")
-        if call.name == "batch_norm":
-            call.fix(dims[0], "its positions are normalized together")
+        # Also of a weight that is standardized: over the inputs that it has.
+        call.mixes([dims])
     return dims
 
 
