@@ -6,6 +6,7 @@ Each model and tool has a process of its own with a time limit. A run that was s
 """
 
 import argparse
+import copy
 import json
 import os
 import resource
@@ -67,35 +68,47 @@ def ours(case: Case, found: dict[str, Any]) -> nn.Module:
     return edit.apply(case.model)
 
 
+RATIOS = (0.3125, 0.5, 0.75)
+"""Torch-Pruning takes a ratio of channels; these are tried in turn until the MACs are halved."""
+
+
 def torch_pruning(case: Case, found: dict[str, Any]) -> nn.Module:
-    """Its documented way: magnitude, default settings, step by step until the target is reached."""
+    """Its documented way: magnitude, default settings, the output layer ignored, one step."""
     import torch_pruning as tp
 
-    full = macs(case, case.model)
-    steps = 25
-    pruner = tp.pruner.BasePruner(
-        case.model,
-        case.named_inputs or case.inputs[0],
-        importance=tp.importance.MagnitudeImportance(),
-        pruning_ratio=MOST,
-        iterative_steps=steps,
-        ignored_layers=case.head,
-        output_transform=lambda out: out.logits if hasattr(out, "logits") else out,
-    )
-    found["analysed"] = True
-    counting_s = 0.0
-    for _ in range(steps):
-        pruner.step()
-        start = time.perf_counter()
+    target = TARGET * macs(case, case.model)
+    for ratio in RATIOS:
+        attempt = copy.deepcopy(case)
+        found.pop("error", None)
         try:
-            reached = macs(case, case.model) <= TARGET * full
-        except Exception:  # a later step may bring sizes that fit again
-            reached = False
-        counting_s += time.perf_counter() - start
-        if reached:
-            break
-    found["tool_s"] = time.perf_counter() - found.pop("started") - counting_s
-    return case.model
+            start = time.perf_counter()
+            pruner = tp.pruner.BasePruner(
+                attempt.model,
+                attempt.named_inputs or attempt.inputs[0],
+                importance=tp.importance.MagnitudeImportance(),
+                pruning_ratio=ratio,
+                ignored_layers=attempt.head,
+                output_transform=lambda out: out.logits if hasattr(out, "logits") else out,
+            )
+            found["analysed"] = True
+            pruner.step()
+            found["tool_s"] = time.perf_counter() - start
+            if macs(attempt, attempt.model) <= target * (1 + SLACK):
+                break
+        except Exception as error:
+            found["error"] = said(error)
+    if "error" in found:
+        raise RuntimeError(found["error"])
+    found.pop("started")
+    return attempt.model
+
+
+SLACK = 0.02
+"""How far above the target still counts, as a part of it: channels are whole."""
+
+
+def said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:400]
 
 
 def trains(case: Case, model: nn.Module) -> None:
@@ -128,13 +141,13 @@ def one(tool: str, which: str, name: str) -> dict[str, Any]:
         trains(case, smaller)
         found["backward"] = True
     except Exception as error:
-        found["error"] = f"{type(error).__name__}: {error}"[:400]
+        found.setdefault("error", said(error))
     found.pop("started", None)
     found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     found["passed"] = (
         "error" not in found
         and bool(found.get("forward") and found.get("backward"))
-        and found["macs_ratio"] <= TARGET + 0.005
+        and found["macs_ratio"] <= TARGET * (1 + SLACK)
     )
     return found
 
@@ -160,8 +173,8 @@ def apart(tool: str, which: str, name: str, limit_s: float) -> dict[str, Any]:
 def table(results: list[dict[str, Any]]) -> str:
     """Return the summary and the failures in Markdown."""
     lines = [
-        "| set | models | ours: half the MACs, trains, oracle passed | Torch-Pruning: half the MACs,"
-        " trains | ours, seconds (oracle) | Torch-Pruning, seconds |",
+        "| set | models | ours: half the MACs, trains, oracle passed | Torch-Pruning: half the"
+        " MACs, trains | ours, seconds (oracle) | Torch-Pruning, seconds |",
         "|---|---|---|---|---|---|",
     ]
     for which in SETS:
@@ -233,7 +246,11 @@ def main() -> None:
                 options.out.write_text(json.dumps(results, indent=1) + "\n")
                 said = results[-1].get("error", f"{results[-1].get('macs_ratio', 1):.2f}")
                 print(*key, "passed" if results[-1]["passed"] else "FAILED", said[:100], flush=True)
-    order = {(t, w, n): i for w in SETS for i, (n, t) in enumerate((n, t) for n in names(w) for t in TOOLS)}
+    order = {
+        (t, w, n): i
+        for w in SETS
+        for i, (n, t) in enumerate((n, t) for n in names(w) for t in TOOLS)
+    }
     results.sort(key=lambda r: (SETS.index(r["set"]), order[r["tool"], r["set"], r["model"]]))
     options.out.write_text(json.dumps(results, indent=1) + "\n")
     print(table(results))

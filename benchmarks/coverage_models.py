@@ -79,7 +79,11 @@ class Case:
         if isinstance(out, Tensor):
             return [out]
         if hasattr(out, "logits") and isinstance(out.logits, Tensor):
-            found = [out.logits, getattr(out, "aux_logits", None), getattr(out, "aux_logits2", None)]
+            found = [
+                out.logits,
+                getattr(out, "aux_logits", None),
+                getattr(out, "aux_logits2", None),
+            ]
             return [each for each in found if isinstance(each, Tensor)]
         return [each for each in out if isinstance(each, Tensor) and each.is_floating_point()]
 

@@ -1,8 +1,18 @@
 """What of a model belongs together, and how to take it out without breaking anything."""
 
+from overhaul.graph._align_config import align_config_
 from overhaul.graph._graph import Graph, Group, Place, Unprunable
 from overhaul.graph._labels import Reason
 from overhaul.graph._oracle import check_removal
 from overhaul.graph._remove_units import RemoveUnits
 
-__all__ = ["Graph", "Group", "Place", "Reason", "RemoveUnits", "Unprunable", "check_removal"]
+__all__ = [
+    "Graph",
+    "Group",
+    "Place",
+    "Reason",
+    "RemoveUnits",
+    "Unprunable",
+    "align_config_",
+    "check_removal",
+]

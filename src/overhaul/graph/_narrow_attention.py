@@ -10,10 +10,10 @@ from torch import Tensor, nn
 class NarrowAttention(nn.MultiheadAttention):
     """Multi-head attention whose heads together are not as wide as its input.
 
-    `nn.MultiheadAttention` insists on `num_heads * head_dim == embed_dim`, so it can lose heads only
-    together with positions of its input. `RemoveUnits` makes an `nn.MultiheadAttention` one of these
-    when it takes heads for themselves. The names of the weights, the arguments and the results are
-    the same; the inner width is that of the weights.
+    `nn.MultiheadAttention` insists on `num_heads * head_dim == embed_dim`, so it can lose heads
+    only together with positions of its input. `RemoveUnits` makes an `nn.MultiheadAttention` one of
+    these when it takes heads for themselves. The names of the weights, the arguments and the
+    results are the same; the inner width is that of the weights.
 
     Example:
         >>> from overhaul.graph import Graph
@@ -98,7 +98,9 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute what `F.multi_head_attention_forward` does, for an inner width of any size."""
     if is_causal and attn_mask is None:
-        raise ValueError("`is_causal` is a hint about `attn_mask`, and none was given. Give it too.")
+        raise ValueError(
+            "`is_causal` is a hint about `attn_mask`, and none was given. Give it too."
+        )
     batched = query.dim() == 3
     if not batched:
         query, key, value = (each.unsqueeze(1) for each in (query, key, value))

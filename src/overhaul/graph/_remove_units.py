@@ -149,7 +149,7 @@ def _describe_attention_(module: nn.MultiheadAttention) -> None:
     widths = [w.shape[1] for w in (weights if packed is None else (packed, packed, packed))]
     module.embed_dim, module.kdim, module.vdim = widths
     module.head_dim = inner // module.num_heads
-    if type(module) is nn.MultiheadAttention and inner != module.embed_dim:
+    if inner != module.embed_dim and not isinstance(module, NarrowAttention):
         module.__class__ = NarrowAttention
         # It is what the layers of torch ask before they hand the weights to a fused kernel.
         module._qkv_same_embed_dim = False
