@@ -1,6 +1,6 @@
 """`RemoveUnits`: the edit that takes positions out of tensors."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +144,7 @@ def _describe_(module: nn.Module) -> None:
 
 def _describe_attention_(module: nn.MultiheadAttention) -> None:
     inner = module.out_proj.weight.shape[1]
-    packed = module.in_proj_weight
+    packed = cast("Tensor | None", module.in_proj_weight)
     weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
     widths = [w.shape[1] for w in (weights if packed is None else (packed, packed, packed))]
     module.embed_dim, module.kdim, module.vdim = widths
