@@ -160,11 +160,11 @@ def main() -> None:
         megabytes = ", ".join(
             "?" if memory[way] is None else f"{memory[way] / 1e6:.0f}" for way in WAYS
         )
+        shown = f"{theirs:.3f}" if theirs else f"not done after {LIMIT_S} s"
         title = f"residual MLP, {name} blocks" if which == "depth" else name
         print(
             f"| {title} | {middle['ours']:.3f} | {middle['ours_with_oracle']:.3f} | "
-            f"{f'{theirs:.3f}' if theirs else f'not done after {LIMIT_S} s'} | {ratio['ours']:.2f} ({ratio['ours_with_oracle']:.2f})"
-            f" | {megabytes} |",
+            f"{shown} | {ratio['ours']:.2f} ({ratio['ours_with_oracle']:.2f}) | {megabytes} |",
             flush=True,
         )
 

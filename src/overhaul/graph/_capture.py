@@ -1,12 +1,7 @@
 """`capture`: watch one forward pass and write down what belongs together."""
 
-import linecache
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,6 +23,7 @@ from overhaul.graph._call import RULES, Call, UnknownUse
 from overhaul.graph._labels import Reason
 from overhaul.graph._sizes import Attribute, Expression, Extent, Size, expression_of, leaves
 from overhaul.graph._trace import Equation, Flow, Trace, all_fixed, is_size
+from overhaul.graph._where import chooses_a_kernel, chooses_a_mask, where_now
 
 
 def capture(
@@ -36,7 +32,8 @@ def capture(
     """Return what one forward pass on these inputs shows.
 
     The pass runs in evaluation mode, for real: control flow, indices and the user's own lines are
-    seen as they are. The model is as before when it is over.
+    seen as they are. If it leaves parameters unused, the way through training is watched as well.
+    The model is as before when it is over.
 
     Raises:
         ModelError: the program branches on values that depend on its inputs, so that one pass does
@@ -358,7 +355,7 @@ class _Tracer(TorchFunctionMode):
         tensors = [v for v in tree_leaves(args) if isinstance(v, Tensor)]
         flows = [self.trace.flow(tensor) for tensor in tensors]
         where = where_now()
-        if any(flow.depends for flow in flows) and not _chooses_a_mask():
+        if any(flow.depends for flow in flows) and not chooses_a_mask():
             raise ModelError(
                 f"the program takes a value out of a tensor that depends on the inputs, with "
                 f"`{name}` at {where}: another input may take another way, and one pass does not "
@@ -371,7 +368,7 @@ class _Tracer(TorchFunctionMode):
 
     def equal(self, left: Expression, right: Expression) -> None:
         """Two sizes were compared and are equal."""
-        if self.inside or _chooses_a_kernel():
+        if self.inside or chooses_a_kernel():
             return
         sizes = [*leaves(left), *leaves(right)]
         if any(
@@ -422,57 +419,3 @@ def operation_name(func: Callable[..., Any]) -> str:
     if name == "__set__":
         return "__set__"
     return name
-
-
-_OWN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep)
-
-
-def where_now() -> str:
-    """Return the user's line that is running: file, number and text."""
-    frame = _user_frame()
-    if frame is None:
-        return ""
-    return _line(frame.f_code.co_filename, frame.f_lineno)
-
-
-_KERNEL_CHOOSERS = (
-    nn.MultiheadAttention.forward.__code__,
-    nn.TransformerEncoderLayer.forward.__code__,
-    nn.TransformerEncoder.forward.__code__,
-)
-
-
-def _chooses_a_kernel() -> bool:
-    """Return whether a layer of torch compares sizes only to choose a faster way to the same."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OWN[1]):
-        frame = frame.f_back
-    return frame is not None and frame.f_code in _KERNEL_CHOOSERS
-
-
-_MASK_MAKERS = frozenset(["transformers.masking_utils", "transformers.modeling_attn_mask_utils"])
-
-
-def _chooses_a_mask() -> bool:
-    """Return whether the read is of those that leave out an attention mask of ones.
-
-    They ask whether the input has padding. With either answer the layers do the same to everything
-    that can be removed, and the positions that a mask goes over are always kept.
-    """
-    frame = _user_frame()
-    return frame is not None and frame.f_globals.get("__name__") in _MASK_MAKERS
-
-
-def _user_frame() -> FrameType | None:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OWN):
-        frame = frame.f_back
-    return frame
-
-
-def _line(file: str, number: int) -> str:
-    text = linecache.getline(file, number).strip()
-    short = file.split("site-packages" + os.sep)[-1]
-    if short == file:
-        short = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
-    return f"{short}:{number}: {text}" if text else f"{short}:{number}"
