@@ -127,8 +127,10 @@ def apart(*arguments: str, limit_s: float = LIMIT_S) -> Any:
             command, env=environment, capture_output=True, text=True, timeout=limit_s
         )
     except subprocess.TimeoutExpired:
-        return None
-    return json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0 else None
+        return f"not done after {LIMIT_S} s"
+    if done.returncode:
+        return done.stderr.strip().splitlines()[-1][:120]
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
@@ -150,17 +152,24 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for which, name in [*MODELS, *(("depth", str(depth)) for depth in DEPTHS)]:
         rounds = "1" if name == "1000" else str(options.rounds)
-        seconds = apart("time", which, name, rounds) or apart("time_ours", which, name, rounds)
+        seconds = apart("time", which, name, rounds)
+        failed = seconds if isinstance(seconds, str) else ""
+        if failed:
+            seconds = apart("time_ours", which, name, rounds)
         memory = {way: apart(way, which, name, "1") for way in WAYS}
-        results[f"{which} {name}"] = {"seconds": seconds, "added_bytes": memory}
+        results[f"{which} {name}"] = {
+            "seconds": seconds,
+            "torch_pruning_failed": failed,
+            "added_bytes": memory,
+        }
         options.out.write_text(json.dumps(results, indent=1) + "\n")
         middle = {way: statistics.median(seconds[way]) for way in seconds}
         theirs = middle.get("torch_pruning")
         ratio = {way: middle[way] / theirs if theirs else float("nan") for way in WAYS[:2]}
         megabytes = ", ".join(
-            "?" if memory[way] is None else f"{memory[way] / 1e6:.0f}" for way in WAYS
+            "?" if isinstance(memory[way], str) else f"{memory[way] / 1e6:.0f}" for way in WAYS
         )
-        shown = f"{theirs:.3f}" if theirs else f"not done after {LIMIT_S} s"
+        shown = f"{theirs:.3f}" if theirs else failed
         title = f"residual MLP, {name} blocks" if which == "depth" else name
         print(
             f"| {title} | {middle['ours']:.3f} | {middle['ours_with_oracle']:.3f} | "
