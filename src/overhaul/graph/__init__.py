@@ -1,5 +1,6 @@
 """What of a model belongs together, and how to take it out without breaking anything."""
 
+from overhaul.graph._align_config import align_config_
 from overhaul.graph._equations import Gone
 from overhaul.graph._graph import Graph, Group, Place, Unprunable
 from overhaul.graph._labels import Reason
@@ -14,5 +15,6 @@ __all__ = [
     "Reason",
     "RemoveUnits",
     "Unprunable",
+    "align_config_",
     "check_removal",
 ]

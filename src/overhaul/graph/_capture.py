@@ -1,12 +1,7 @@
 """`capture`: watch one forward pass and write down what belongs together."""
 
-import linecache
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -28,6 +23,7 @@ from overhaul.graph._call import RULES, Call, UnknownUse
 from overhaul.graph._labels import Reason
 from overhaul.graph._sizes import Attribute, Expression, Extent, Size, expression_of, leaves
 from overhaul.graph._trace import Equation, Flow, Trace, all_fixed, is_size
+from overhaul.graph._where import chooses_a_kernel, chooses_a_mask, where_now
 
 
 def capture(
@@ -36,7 +32,8 @@ def capture(
     """Return what one forward pass on these inputs shows.
 
     The pass runs in evaluation mode, for real: control flow, indices and the user's own lines are
-    seen as they are. The model is as before when it is over.
+    seen as they are. If it leaves parameters unused, the way through training is watched as well.
+    The model is as before when it is over.
 
     Raises:
         ModelError: the program branches on values that depend on its inputs, so that one pass does
@@ -55,10 +52,9 @@ def capture(
         _Unseen(tracer),
         tracer,
     ):
-        outputs = model(*inputs, **(named_inputs or {}))
-    for value in tensors_in(outputs):
-        for dim in trace.flow(value).dims:
-            trace.fix(dim, OUTPUT)
+        _fix_outputs(trace, model(*inputs, **(named_inputs or {})))
+        if not trace.parameters <= trace.used:
+            _watch_training(trace, model, inputs, named_inputs or {})
     for name, flow in trace.state.items():
         if name not in trace.used:
             for dim in flow.dims:
@@ -67,6 +63,38 @@ def capture(
 
 
 OUTPUT = Reason("it is a dimension of the model's output")
+
+
+def _fix_outputs(trace: Trace, outputs: Any) -> None:
+    for value in tensors_in(outputs):
+        for dim in trace.flow(value).dims:
+            trace.fix(dim, OUTPUT)
+
+
+_ONLY_VALUES = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+
+
+def _watch_training(
+    trace: Trace, model: nn.Module, inputs: Sequence[Any], named_inputs: Mapping[str, Any]
+) -> None:
+    """Watch what else the program does in training, such as heads that only a loss sees.
+
+    Layers that do the same to the same dimensions in training stay in evaluation mode. If the
+    program wants more in training than its inputs, then what it has shown until there counts.
+    """
+    macs = list(trace.macs)
+    held = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    for module in model.modules():
+        module.training = not isinstance(module, _ONLY_VALUES)
+    try:
+        with torch.random.fork_rng():
+            _fix_outputs(trace, model(*inputs, **named_inputs))
+    except Exception:
+        return
+    finally:
+        trace.macs[:] = macs
+        for buffer, before in held:
+            buffer.copy_(before)
 
 
 def _write_down_state(trace: Trace, model: nn.Module) -> None:
@@ -330,7 +358,7 @@ class _Tracer(TorchFunctionMode):
         tensors = [v for v in tree_leaves(args) if isinstance(v, Tensor)]
         flows = [self.trace.flow(tensor) for tensor in tensors]
         where = where_now()
-        if any(flow.depends for flow in flows):
+        if any(flow.depends for flow in flows) and not chooses_a_mask():
             raise ModelError(
                 f"the program takes a value out of a tensor that depends on the inputs, with "
                 f"`{name}` at {where}: another input may take another way, and one pass does not "
@@ -343,7 +371,7 @@ class _Tracer(TorchFunctionMode):
 
     def equal(self, left: Expression, right: Expression) -> None:
         """Two sizes were compared and are equal."""
-        if self.inside:
+        if self.inside or chooses_a_kernel():
             return
         sizes = [*leaves(left), *leaves(right)]
         if any(
@@ -394,24 +422,3 @@ def operation_name(func: Callable[..., Any]) -> str:
     if name == "__set__":
         return "__set__"
     return name
-
-
-_OWN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep)
-
-
-def where_now() -> str:
-    """Return the user's line that is running: file, number and text."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_OWN):
-        frame = frame.f_back
-    if frame is None:
-        return ""
-    return _line(frame.f_code.co_filename, frame.f_lineno)
-
-
-def _line(file: str, number: int) -> str:
-    text = linecache.getline(file, number).strip()
-    short = file.split("site-packages" + os.sep)[-1]
-    if short == file:
-        short = os.path.relpath(file) if file.startswith(os.getcwd() + os.sep) else file
-    return f"{short}:{number}: {text}" if text else f"{short}:{number}"

@@ -74,9 +74,7 @@ def solve(
         if not broken:
             return changed
         if not any(_mend(each, attributes, kept, changed, value, holds) for each in broken):
-            raise Conflict(
-                Reason("a size is computed in a way that does not follow", broken[0].where)
-            )
+            raise Conflict(Reason(broken[0].text, broken[0].where))
 
 
 def _two_sizes(attribute: Attribute, equation: Equation) -> Reason:

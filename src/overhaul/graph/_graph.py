@@ -300,10 +300,12 @@ def _followed(
             of_group[index].append(equation)
     kept, refused = [], {}
     for group, own in zip(groups, of_group, strict=True):
-        gone = np.zeros(len(root), dtype=np.bool_)
-        gone[group.labels[-1]] = True
         try:
-            _solve_all(trace, own, of_attribute, gone[root])
+            # A quotient may stay when one unit goes, and not when many do.
+            for left in {group.units - 1, group.units // 2, 1} if own else ():
+                gone = np.zeros(len(root), dtype=np.bool_)
+                gone[group.labels[left:]] = True
+                _solve_all(trace, own, of_attribute, gone[root])
         except Conflict as conflict:
             refused.update(dict.fromkeys(group.labels.tolist(), conflict.reason))
         else:

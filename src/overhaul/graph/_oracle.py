@@ -16,6 +16,7 @@ from overhaul.graph._capture import operation_name, tensors_in
 from overhaul.graph._equations import Gone
 from overhaul.graph._graph import Graph
 from overhaul.graph._labels import Dim
+from overhaul.graph._narrow_attention import attend
 from overhaul.graph._trace import Mixing, Trace
 
 
@@ -61,13 +62,13 @@ def check_removal(
     gone = graph.gone(units)
     edit = graph.remove(units)
     inputs, named_inputs = _double((list(inputs), dict(named_inputs or {})))
-    killed = copy.deepcopy(model).double()
-    _randomize_(killed)
-    removed = edit.apply(copy.deepcopy(killed))
+    killed = _random_copy(model)
     _kill_(killed, graph.trace, gone)
-    with torch.no_grad(), evaluating(killed), evaluating(removed):
-        with _Without(graph.trace, gone) as watch:
-            expected = killed(*inputs, **named_inputs)
+    with torch.no_grad(), evaluating(killed), _Without(graph.trace, gone) as watch:
+        expected = killed(*inputs, **named_inputs)
+    del killed  # a large model and two copies in double precision need not fit at once
+    removed = edit.apply(_random_copy(model))
+    with torch.no_grad(), evaluating(removed):
         try:
             actual = removed(*inputs, **named_inputs)
         except Exception as error:
@@ -77,7 +78,9 @@ def check_removal(
             ) from error
     tolerance = 1e-8 if watch.double else 1e-3
     difference = _difference(expected, actual)
-    if not difference <= tolerance:
+    if not difference <= tolerance and not difference <= _rounding(
+        model, graph, gone, inputs, named_inputs, expected
+    ):
         raise ModelError(
             f"the smaller model would compute something else: its outputs differ by "
             f"{difference:.2g} of the largest, more than {tolerance:.0e}, so nothing was removed."
@@ -85,24 +88,52 @@ def check_removal(
     return difference
 
 
+def _rounding(
+    model: nn.Module,
+    graph: Graph,
+    gone: Gone,
+    inputs: Any,
+    named_inputs: Any,
+    expected: Any,
+) -> float:
+    """Return how far outputs may differ because a deep model magnifies the last digit.
+
+    It is measured: every input and weight of the copy is changed by a few units in the last place.
+    What is magnified beyond one in ten thousand proves nothing, and is not allowed for.
+    """
+    moved = _random_copy(model)
+    _kill_(moved, graph.trace, gone)
+    generator = torch.Generator().manual_seed(1)
+
+    def nudged(tensor: Tensor) -> Tensor:
+        if tensor.dtype != torch.float64:
+            return tensor
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        return tensor * (1 + 1e-15 * noise.to(tensor.device))
+
+    with torch.no_grad(), evaluating(moved), _Without(graph.trace, gone):
+        for parameter in moved.parameters():
+            parameter.copy_(nudged(parameter))
+        inputs, named_inputs = tree_map_only(Tensor, nudged, (inputs, named_inputs))
+        measured = _difference(expected, moved(*inputs, **named_inputs))
+    return min(10 * measured, 1e-4)
+
+
 def _double(tree: Any) -> Any:
     return tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, tree)
 
 
 @torch.no_grad()
-def _randomize_(model: nn.Module) -> None:
-    """Give every parameter and floating buffer random values of a usual size."""
+def _random_copy(model: nn.Module) -> nn.Module:
+    """Return a copy with the same random weights, of a usual size, at every call."""
     generator = torch.Generator().manual_seed(0)
+    memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        if not parameter.is_floating_point():
-            continue
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        if parameter.ndim > 1:
-            fan = max(parameter.numel() // parameter.shape[0], 1)
-            parameter.copy_(noise / min(fan, parameter.shape[0]) ** 0.5)
-        else:
-            parameter.copy_(1 + 0.2 * noise)
-    for buffer in model.buffers():
+        if parameter.is_floating_point():
+            # Put into the copy's memory, so that the values that are replaced are never copied.
+            memo[id(parameter)] = nn.Parameter(_random(parameter, generator))
+    copied = copy.deepcopy(model, memo).double()
+    for buffer in copied.buffers():
         if not buffer.is_floating_point():
             continue
         noise = torch.rand(buffer.shape, generator=generator, dtype=torch.float64)
@@ -110,6 +141,17 @@ def _randomize_(model: nn.Module) -> None:
             buffer.copy_(0.2 * noise - 0.1)
         else:
             buffer.mul_(0.75 + 0.5 * noise)
+    return copied
+
+
+def _random(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    if parameter.ndim > 1:
+        fan = max(parameter.numel() // parameter.shape[0], 1)
+        noise.div_(min(fan, parameter.shape[0]) ** 0.5)
+    else:
+        noise.mul_(0.2).add_(1)
+    return noise.to(parameter.device)
 
 
 @torch.no_grad()
@@ -161,6 +203,9 @@ class _Without(TorchFunctionMode):
         if name in ("layer_norm", "rms_norm"):
             sizes = kwargs.pop("normalized_shape", None) or args[1]
             args = (args[0], args[0].shape[args[0].ndim - len(sizes) :], *args[2:])
+        elif name == "multi_head_attention_forward":
+            func = attend
+            args = (*args[:4], int((~self.gone[mixing.groups]).sum()), *args[5:])
         elif name == "group_norm" and mixing.groups is not None:
             args = (args[0], int((~self.gone[mixing.groups]).sum()), *args[2:])
         out = func(*args, **kwargs)

@@ -1,11 +1,12 @@
 """`RemoveUnits`: the edit that takes positions out of tensors."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from overhaul.core import Edit, ModelError, nearest
+from overhaul.graph._narrow_attention import NarrowAttention
 
 
 class RemoveUnits(Edit):
@@ -58,7 +59,21 @@ class RemoveUnits(Edit):
                 _set(model.get_submodule(path), name, value)
         for module in touched.values():
             _describe_(module)
+        _forget_(model)
+        for module in model.modules():
+            if isinstance(module, nn.TransformerEncoder) and any(
+                isinstance(inner, NarrowAttention) for inner in module.modules()
+            ):
+                module.use_nested_tensor = False
         return model
+
+
+def _forget_(model: nn.Module) -> None:
+    """Let a model forget what it has worked out from its weights, as it does before training."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    for module, mode in modes:
+        module.training = mode
 
 
 def _parameter(tensor: Tensor) -> bool:
@@ -124,6 +139,17 @@ def _describe_(module: nn.Module) -> None:
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.numel()
     elif isinstance(module, nn.MultiheadAttention):
-        module.embed_dim = module.out_proj.in_features
-        module.head_dim = module.embed_dim // module.num_heads
-        module.kdim = module.vdim = module.embed_dim if module._qkv_same_embed_dim else module.kdim
+        _describe_attention_(module)
+
+
+def _describe_attention_(module: nn.MultiheadAttention) -> None:
+    inner = module.out_proj.weight.shape[1]
+    packed = cast("Tensor | None", module.in_proj_weight)
+    weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    widths = [w.shape[1] for w in (weights if packed is None else (packed, packed, packed))]
+    module.embed_dim, module.kdim, module.vdim = widths
+    module.head_dim = inner // module.num_heads
+    if inner != module.embed_dim and not isinstance(module, NarrowAttention):
+        module.__class__ = NarrowAttention
+        # It is what the layers of torch ask before they hand the weights to a fused kernel.
+        module._qkv_same_embed_dim = False

@@ -1,9 +1,11 @@
 """Rules of normalizations and of other operations over whole dimensions."""
 
+import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from overhaul.graph._call import Call, Dims, UnknownUse, rule
 
@@ -25,10 +27,8 @@ def batch_norm(
         if tensor is not None and len(tensor) > 1:
             call.tie(dims[1], call.dims(tensor)[0])
     if call.name == "instance_norm" or running_mean is None:
-        for dim in dims[2:]:
-            call.fix(dim, "its positions are normalized together")
-        if call.name == "batch_norm":
-            call.fix(dims[0], "its positions are normalized together")
+        # Also of a weight that is standardized: over the inputs that it has.
+        call.mixes([dims])
     return dims
 
 
@@ -221,7 +221,10 @@ def multi_head_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> list[Dims]:
-    """`nn.MultiheadAttention`: its inner width is that of its input, by its own check."""
+    """Heads go for themselves in `nn.MultiheadAttention`, which can be made a `NarrowAttention`.
+
+    Whoever else calls the function meets its check that all heads are as wide as the input.
+    """
     if static_k is not None or static_v is not None:
         raise UnknownUse("is given its keys")
     streams = [call.dims(tensor) for tensor in (query, key, value)]
@@ -239,6 +242,7 @@ def multi_head_attention(
         rows, columns = call.dims(in_proj_weight)
         parts = [None] * 3 if rows is None else list(rows.reshape(3, -1))
         projections = [[part, columns] for part in parts]
+    narrow = _may_be_narrow(out_proj_weight)
     inner = call.concrete(projections[0][0], width)
     group, _ = call.cut(inner, [heads, width // heads])
     for weight in (in_proj_weight, q_proj_weight, k_proj_weight, v_proj_weight, out_proj_weight):
@@ -247,9 +251,15 @@ def multi_head_attention(
     for (outputs, inputs), dims in zip(projections, streams, strict=True):
         call.tie(inputs, dims[-1])
         call.tie(outputs, inner)
-    call.tie(inner, streams[0][-1])
-    call.require(embed_dim_to_check, inner, width)
+    if not narrow:
+        call.tie(inner, streams[0][-1])
+    call.require(embed_dim_to_check, streams[0][-1], width)
     call.require(num_heads, group, heads)
+    if attn_mask is not None and attn_mask.ndim == 3:
+        call.fix(group, "a mask is given for each head")
+    for mask in (attn_mask, key_padding_mask):
+        for dim in call.dims(mask) if mask is not None else []:
+            call.fix(dim, "attention goes over it")
     if group is not None:
         call.trace.heads.append(group)
     if inner is not None:
@@ -265,7 +275,8 @@ def multi_head_attention(
             call.tie(call.dims(extra)[-1], inner)
     outputs, columns = call.dims(out_proj_weight)
     call.tie(columns, inner)
-    call.tie(outputs, streams[0][-1])
+    if not narrow:
+        call.tie(outputs, streams[0][-1])
     if out_proj_bias is not None:
         call.tie(outputs, call.dims(out_proj_bias)[0])
     tokens = query.numel() // width
@@ -275,9 +286,25 @@ def multi_head_attention(
     call.macs(2 * sources, [inner, streams[1][-1]], [width, width])
     call.macs(tokens, [columns, outputs], [width, width])
     call.macs(2 * tokens * (sources // batch), [inner], [width])
-    result = [*streams[0][:-1], outputs]
-    more: list[Dims] = [[None] * t.ndim for t in call.out[1:] if t is not None]
-    return [result, *more]
+    results: list[Dims] = [[*streams[0][:-1], outputs]]
+    weights = call.out[1]
+    if weights is not None:
+        results.append([None] * weights.ndim)
+        if not average_attn_weights:
+            results[1][-3] = group
+    call.mixes(results, groups=group)
+    return results
+
+
+def _may_be_narrow(out_proj_weight: Tensor) -> bool:
+    """Return whether the call is made by an `nn.MultiheadAttention` itself, on its own weights."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not nn.MultiheadAttention.forward.__code__:
+        frame = frame.f_back
+    if frame is None:
+        return False
+    module = frame.f_locals["self"]
+    return type(module) is nn.MultiheadAttention and module.out_proj.weight is out_proj_weight
 
 
 @rule("scaled_dot_product_attention")

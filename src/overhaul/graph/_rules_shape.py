@@ -1,5 +1,7 @@
 """Rules of operations that arrange elements anew."""
 
+import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +10,7 @@ from torch import Tensor
 
 from overhaul.graph._call import Call, Dims, UnknownUse, rule
 from overhaul.graph._labels import Dim
+from overhaul.graph._sizes import Attribute, Combined, Expression, Extent, expression_of
 
 
 def _axis(dim: int, rank: int) -> int:
@@ -58,7 +61,29 @@ def view(call: Call, input: Tensor, *shape: Any, **named: Any) -> Dims:
     for size, dim, count in zip(sizes, dims, call.out.shape, strict=True):
         if int(size) != -1:
             call.require(size, dim, count)
+    _heads_of(call, sizes, dims)
     return dims
+
+
+def _heads_of(call: Call, sizes: Sequence[int], dims: Sequence[Dim]) -> None:
+    """In `view(..., heads, width // heads)` the width stays right if it goes with its heads."""
+    given = [expression_of(size) for size in sizes]
+    for place, each in enumerate(given):
+        if not isinstance(each, Combined) or each.operation is not operator.floordiv:
+            continue
+        width = each.left.dim if isinstance(each.left, Extent) else None
+        found = [j for j, other in enumerate(given) if _same(other, each.right)]
+        if width is None or len(found) != 1:
+            continue
+        factors = [(int(sizes[j]), dims[j]) for j in (found[0], place)]
+        if math.prod(count for count, _ in factors) == len(width):
+            call.trace.relate(width, factors, call.fixed_here)
+
+
+def _same(one: Expression, other: Expression) -> bool:
+    if isinstance(one, Extent) and isinstance(other, Extent):
+        return one.dim is other.dim and one.dim is not None
+    return isinstance(one, Attribute) and one == other
 
 
 @rule("view_as", "reshape_as", "expand_as")

@@ -1,5 +1,6 @@
 """`Trace`: what one forward pass has shown about a model."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,16 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from overhaul.graph._labels import Dim, Labels, Positions, Reason
-from overhaul.graph._sizes import Attribute, Expression, Extent, Size, expression_of, leaves
+from overhaul.graph._sizes import (
+    Attribute,
+    Combined,
+    Expression,
+    Extent,
+    Size,
+    evaluate,
+    expression_of,
+    leaves,
+)
 
 
 @dataclass
@@ -47,6 +57,7 @@ class Equation:
     left: Expression
     right: Expression
     where: str
+    text: str = "a size is computed in a way that does not follow"
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,13 @@ class Trace:
 
     def number(self, size: Expression, where: str) -> None:
         """Write down that a size is used as a number, which then must not change."""
-        reason = Reason("its size enters the computation as a number", where)
+        text = "its size enters the computation as a number"
+        if isinstance(size, Combined) and size.operation in (operator.floordiv, operator.mod):
+            # The width of a head is the same when heads go.
+            now = evaluate(size, self.attributes, lambda extent: extent.size)
+            self.equations.append(Equation(size, now, where, text))
+            return
+        reason = Reason(text, where)
         for leaf in leaves(size):
             if isinstance(leaf, Extent):
                 self.fix(leaf.dim, reason)
