@@ -22,7 +22,7 @@ from overhaul.deploy import Artifact, Deploy, OnnxRuntime, Torch, load, verify
 from overhaul.distillation import Distill, SwapModel
 from overhaul.evaluation import Goal, Verdict
 from overhaul.multitask import AddHeads, MultiTask
-from overhaul.pruning import KeepZeros, PruneWeights
+from overhaul.pruning import KeepZeros, PruneByTrial, PruneWeights
 from overhaul.running import Recipe, RecipeFile, Run, load_model
 from overhaul.tasks import (
     Cifar10,
@@ -84,6 +84,7 @@ __all__ = [
     "OrderError",
     "OverhaulError",
     "Progress",
+    "PruneByTrial",
     "PruneWeights",
     "Recipe",
     "RecipeFile",
