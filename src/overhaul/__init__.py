@@ -31,9 +31,11 @@ from overhaul.pruning import (
     KeepZeros,
     LeastSquares,
     Magnitude,
+    PruneByTrial,
     PruneChannels,
     PruneWeights,
     Random,
+    RecalibrateNorm,
     Taylor,
 )
 from overhaul.running import Recipe, RecipeFile, Run, load_model
@@ -104,9 +106,11 @@ __all__ = [
     "OrderError",
     "OverhaulError",
     "Progress",
+    "PruneByTrial",
     "PruneChannels",
     "PruneWeights",
     "Random",
+    "RecalibrateNorm",
     "Recipe",
     "RecipeFile",
     "Regression",

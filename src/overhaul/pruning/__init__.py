@@ -9,9 +9,11 @@ from overhaul.pruning._geometric_median import GeometricMedian
 from overhaul.pruning._keep_zeros import KeepZeros
 from overhaul.pruning._least_squares import LeastSquares
 from overhaul.pruning._magnitude import Magnitude
+from overhaul.pruning._prune_by_trial import PruneByTrial
 from overhaul.pruning._prune_channels import PruneChannels
 from overhaul.pruning._prune_weights import PruneWeights
 from overhaul.pruning._random import Random
+from overhaul.pruning._recalibrate_norm import RecalibrateNorm
 from overhaul.pruning._repair import Repair
 from overhaul.pruning._taylor import Taylor
 
@@ -25,9 +27,11 @@ __all__ = [
     "KeepZeros",
     "LeastSquares",
     "Magnitude",
+    "PruneByTrial",
     "PruneChannels",
     "PruneWeights",
     "Random",
+    "RecalibrateNorm",
     "Repair",
     "Taylor",
 ]
