@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,12 @@ class Call:
     out: Any
     where: str
     inputs: list[Tensor]
+    merged: set[int] = field(default_factory=set)
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        """Remember which labels are older than the call."""
+        self.start = self.trace.labels.used
 
     def dims(self, tensor: Any) -> list[Dim]:
         """Return the labels of a tensor's dimensions."""
@@ -54,7 +60,8 @@ class Call:
 
     def require(self, size: int, dim: Dim, count: int) -> None:
         """Write down that the program gives `size` as the size of `dim`."""
-        self.trace.require(size, dim, count, self.where)
+        new = dim is not None and int(dim[0]) >= self.start and int(dim[0]) not in self.merged
+        self.trace.require(size, dim, count, self.where, new=new)
 
     def concrete(self, dim: Dim, size: int) -> Positions:
         """Return labels of a dimension, if need be some that stay."""
@@ -80,6 +87,7 @@ class Call:
             assert dim is not None
             return np.asarray(np.broadcast_to(dim.reshape(shape), tuple(sizes)).reshape(-1))
         whole = self.fresh(math.prod(sizes))
+        self.merged.add(int(whole[0]))
         self.trace.relate(whole, list(zip(sizes, dims, strict=True)), self.fixed_here)
         return whole
 

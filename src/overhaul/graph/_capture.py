@@ -55,6 +55,8 @@ def capture(
         _fix_outputs(trace, model(*inputs, **(named_inputs or {})))
         if not trace.parameters <= trace.used:
             _watch_training(trace, model, inputs, named_inputs or {})
+    for name in trace.renumbered.keys() & trace.valued.keys():
+        trace.fix(trace.renumbered[name], trace.valued[name])
     for name, flow in trace.state.items():
         if name not in trace.used:
             for dim in flow.dims:
@@ -67,8 +69,11 @@ OUTPUT = Reason("it is a dimension of the model's output")
 
 def _fix_outputs(trace: Trace, outputs: Any) -> None:
     for value in tensors_in(outputs):
-        for dim in trace.flow(value).dims:
+        flow = trace.flow(value)
+        for dim in flow.dims:
             trace.fix(dim, OUTPUT)
+        if flow.values is not None:
+            trace.valued[flow.values] = OUTPUT
 
 
 _ONLY_VALUES = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
@@ -104,6 +109,8 @@ def _write_down_state(trace: Trace, model: nn.Module) -> None:
                 continue
             dims = [trace.labels.fresh(size) if size > 1 else None for size in tensor.shape]
             flow = Flow(list(dims), depends=False, state=name)
+            if tensor.dtype in _WHOLE:
+                flow.values = name
             if isinstance(tensor, nn.Parameter):
                 trace.parameters.add(name)
             trace.flows[tensor] = flow
@@ -159,6 +166,16 @@ def _sized_attributes(model: nn.Module, trace: Trace, tracer: "_Tracer") -> Iter
             own[name] = value
 
 
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_COPIES = frozenset(
+    [
+        *("view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "squeeze", "t", "T"),
+        *("expand", "expand_as", "broadcast_to", "repeat", "tile", "unsqueeze", "permute", "mT"),
+        *("transpose", "movedim", "contiguous", "clone", "detach", "to", "long", "int", "alias"),
+        *("__getitem__", "select", "narrow", "chunk", "split", "unbind", "flip", "roll"),
+    ]
+)
+_PICKS = ("__getitem__", "index_select", "gather", "take_along_dim")
 _SHAPES = ("shape", "size")
 _READS = frozenset(
     [
@@ -259,6 +276,8 @@ class _Tracer(TorchFunctionMode):
                 return self._shape(func, args, kwargs)
             if name == "numel":
                 return self._elements(args[0])
+            if name == "__len__":
+                self._shape(Tensor.size, args, {"dim": 0})._number()
             if name in _ABOUT:
                 return func(*args, **kwargs)
             if name in _READS:
@@ -277,6 +296,7 @@ class _Tracer(TorchFunctionMode):
         call.out = func(*args, **kwargs)
         outs = [v for v in tree_leaves(call.out) if isinstance(v, Tensor)]
         live = any(not all_fixed(flow.dims) for flow in flows)
+        values = self._values(call, tensors)
         found = None
         if live or any(is_size(v) for v in tree_leaves((args, kwargs))):
             try:
@@ -290,13 +310,37 @@ class _Tracer(TorchFunctionMode):
             dims = found[place] if found is not None else [None] * out.ndim
             known = self.trace.flows.get(out)
             if known is not None and any(out is tensor for tensor in tensors):
-                known.depends |= depends
                 if out.ndim != len(known.dims):
                     known.dims = [None] * out.ndim
+                for d, (dim, given) in enumerate(zip(known.dims, dims, strict=True)):
+                    if found is not None and out.shape[d] > 1:
+                        call.tie(dim, given)
+                self._written(out, depends)
                 continue
             dims = [dim if out.shape[d] > 1 else None for d, dim in enumerate(dims)]
-            self.trace.flows[out] = Flow(dims, depends)
+            self.trace.flows[out] = Flow(dims, depends, values=values)
+        if name in ("__setitem__", "setitem"):
+            self._written(tensors[0], depends)
         return call.out
+
+    def _written(self, tensor: Tensor, depends: bool) -> None:
+        """Note that a tensor has other values now, and so has what it is a view of."""
+        for each in (tensor, tensor._base):
+            if each is not None and (flow := self.trace.flows.get(each)) is not None:
+                flow.depends |= depends
+
+    def _values(self, call: Call, tensors: list[Tensor]) -> str | None:
+        """Return which buffer's values are copied; note those that are computed with."""
+        copied = None
+        for place, tensor in enumerate(tensors):
+            values = self.trace.flow(tensor).values
+            if values is None:
+                continue
+            if place == 0 and call.name in _COPIES:
+                copied = values
+            elif place == 0 or call.name not in _PICKS:
+                self.trace.valued.setdefault(values, call.reason("its values are computed with"))
+        return copied
 
     def _by_rule(
         self, call: Call, args: Any, kwargs: dict[str, Any], outs: list[Tensor]
@@ -368,6 +412,8 @@ class _Tracer(TorchFunctionMode):
         for flow in flows:
             for dim in flow.dims:
                 self.trace.fix(dim, reason)
+            if flow.values is not None:
+                self.trace.valued[flow.values] = reason
 
     def equal(self, left: Expression, right: Expression) -> None:
         """Two sizes were compared and are equal."""
@@ -378,6 +424,17 @@ class _Tracer(TorchFunctionMode):
             isinstance(s, Attribute) or (isinstance(s, Extent) and s.dim is not None) for s in sizes
         ):
             self.trace.equations.append(Equation(left, right, where_now()))
+
+    def compared(self, comparison: Expression, result: bool) -> None:
+        """The program's way depends on how sizes compare, which must stay as it is."""
+        if self.inside or chooses_a_kernel():
+            return
+        if any(
+            isinstance(s, Attribute) or (isinstance(s, Extent) and s.dim is not None)
+            for s in leaves(comparison)
+        ):
+            text = "it decides which way the program takes"
+            self.trace.equations.append(Equation(comparison, int(result), where_now(), text))
 
     def number(self, size: Expression) -> None:
         """A size was used as a number."""
@@ -407,6 +464,8 @@ class _Unseen(TorchDispatchMode):
                 depends |= flow.depends
                 for dim in flow.dims:
                     trace.fix(dim, reason)
+                if flow.values is not None:
+                    trace.valued[flow.values] = reason
         out = func(*args, **kwargs)
         for value in tree_leaves(out):
             if isinstance(value, Tensor) and value not in trace.flows:

@@ -15,6 +15,7 @@ from overhaul.graph._equations import Conflict, Gone, solve
 from overhaul.graph._labels import Positions, Reason
 from overhaul.graph._relations import settle
 from overhaul.graph._remove_units import RemoveUnits
+from overhaul.graph._same_size import settle_sizes
 from overhaul.graph._sizes import Attribute, Extent, leaves
 from overhaul.graph._trace import Equation, Trace
 
@@ -114,6 +115,7 @@ class Graph:
         self.trace = capture(model, inputs, named_inputs)
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         settle(self.trace)
+        settle_sizes(self.trace)
         self._root = self.trace.labels.find(
             np.arange(self.trace.labels.fresh(1)[0], dtype=np.int64)
         )

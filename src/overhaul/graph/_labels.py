@@ -58,6 +58,11 @@ class Labels:
         self._used += count
         return np.arange(start, self._used, dtype=np.int64)
 
+    @property
+    def used(self) -> int:
+        """How many positions there are."""
+        return self._used
+
     def find(self, labels: Positions) -> Positions:
         """Return the root of each label."""
         roots = self._parent[labels]

@@ -4,8 +4,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from overhaul.core import Edit, ModelError, nearest
+from overhaul.core import Edit, ModelError, evaluating, nearest
 from overhaul.graph._narrow_attention import NarrowAttention
 
 
@@ -38,27 +39,32 @@ class RemoveUnits(Edit):
         own = dict(model.named_parameters(remove_duplicate=False))
         own.update(model.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
         smaller: dict[str, Tensor] = {}
-        for name in (*self.removed, *self.renumbered):
+        for name in dict.fromkeys((*self.removed, *self.renumbered)):
             if name not in own:
                 raise ModelError(f"there is no '{name}' to remove from. {nearest(name, own)}")
-            tensor = smaller.get(name, own[name])
+            tensor: Tensor = own[name]
             if name in self.renumbered:
                 tensor = _moved_up(tensor, self.renumbered[name])
-            if name in self.removed and name not in smaller:
+            if name in self.removed:
                 tensor = _without(name, tensor, self.removed[name])
             smaller[name] = tensor
-        touched: dict[int, nn.Module] = {}
+        touched: set[nn.Module] = set()
         for name, tensor in smaller.items():
             old = own[name]
             new = nn.Parameter(tensor, old.requires_grad) if _parameter(old) else tensor
             for module, attribute in owners[id(old)]:
                 setattr(module, attribute, new)
-                touched[id(module)] = module
+                touched.add(module)
         for path, values in self.attributes.items():
             for name, value in values.items():
                 _set(model.get_submodule(path), name, value)
-        for module in touched.values():
-            _describe_(module)
+        # In training, a parametrization may change its buffers whenever the weight is looked at.
+        with evaluating(model):
+            for module in model.modules():
+                if module in touched or (
+                    is_parametrized(module) and not touched.isdisjoint(module.modules())
+                ):
+                    _describe_(module)
         _forget_(model)
         for module in model.modules():
             if isinstance(module, nn.TransformerEncoder) and any(

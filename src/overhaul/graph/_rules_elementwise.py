@@ -247,9 +247,16 @@ rule(*["zeros", "ones", "empty", "rand", "randn", "new_zeros", "new_ones", "new_
 
 
 @rule("full", "new_full")
-def filled(call: Call, first: Any, *args: Any, size: Any = None, **_: Any) -> Dims:
+def filled(call: Call, first: Any, *args: Any, size: Any = None, **options: Any) -> Dims:
     """A tensor of a given size and value."""
-    size = (args[0] if size is None else size) if isinstance(first, Tensor) else first
+    values = (*args, *options.values())
+    if isinstance(first, Tensor):
+        size, values = (args[0], values[1:]) if size is None else (size, values)
+    else:
+        size = first
+    for value in values:
+        if is_size(value):
+            call.trace.number(expression_of(value), call.where)
     return [_size_of_its_own(call, value) for value in size]
 
 

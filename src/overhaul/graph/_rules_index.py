@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from overhaul.graph._call import Call, Dims, UnknownUse, rule
-from overhaul.graph._labels import Dim
+from overhaul.graph._labels import Dim, Positions
 from overhaul.graph._sizes import Attribute, Extent, expression_of, leaves
 from overhaul.graph._trace import is_size
 
@@ -154,26 +154,24 @@ def _pick(call: Call, dim: Dim, part: Any) -> Dims:
     inner = list(index.dims)
     if dim is None:
         return inner if str(part.dtype) != "torch.bool" else [None]
-    if (
-        index.state is None
-        or part.ndim != 1
-        or part.dtype.is_floating_point
-        or str(part.dtype) == "torch.bool"
-        or bool((part < 0).any())
-        or index.state in call.trace.renumbered
-    ):
+    if index.values is None or part.ndim != 1 or bool((part < 0).any()):
         call.fix(dim, "it is indexed by values that are computed")
         for each in inner:
             call.fix(each, "it is a table of positions")
         return [None] * (part.ndim if str(part.dtype) != "torch.bool" else 1)
-    picked = dim[part.numpy()]
-    assert inner[0] is not None or part.shape[0] == 1
-    if inner[0] is None:
-        call.fix(dim, "a single position of it is picked")
-        return [None]
-    call.tie(inner[0], picked)
-    call.trace.renumbered[index.state] = dim
-    return [picked]
+    return [_named(call, dim, inner[0], part.numpy(), index.values)]
+
+
+def _named(call: Call, dim: Positions, inner: Dim, places: Positions, buffer: str) -> Dim:
+    """Return the positions that a buffer of numbers names; it is renumbered when some go."""
+    known = call.trace.renumbered.setdefault(buffer, dim)
+    if inner is None or len(known) != len(dim):
+        for each in (known, dim, inner):
+            call.fix(each, "it is indexed by values that stay")
+        return None
+    call.tie(known, dim)
+    call.tie(inner, dim[places])
+    return dim[places]
 
 
 @rule("select")
@@ -205,9 +203,16 @@ def gather(call: Call, input: Tensor, dim: Any, index: Any, **_: Any) -> Dims:
     if not isinstance(index, Tensor):
         dim, index = index, dim
     place = int(dim) % input.ndim
-    dims = call.dims(input)
-    call.fix(dims[place], "it is indexed by values that are computed")
-    given = call.dims(index)
+    dims, given = call.dims(input), call.dims(index)
+    whole, buffer = dims[place], call.trace.flow(index).values
+    rows = index.movedim(place, 0).flatten(1) if index.ndim > 1 else index[:, None]
+    constant = bool((rows == rows[:, :1]).all() and (rows >= 0).all())
+    if whole is not None and buffer is not None and constant:
+        dims[place] = _named(call, whole, given[place], rows[:, 0].numpy(), buffer)
+    else:
+        call.fix(whole, "it is indexed by values that are computed")
+        call.fix(given[place], "it is a table of positions")
+        dims[place] = None
     for d in range(input.ndim):
         if d != place and index.shape[d] == input.shape[d]:
             call.tie(dims[d], given[d])
@@ -216,8 +221,6 @@ def gather(call: Call, input: Tensor, dim: Any, index: Any, **_: Any) -> Dims:
             call.fix(dims[d], "a part of it is picked")
             call.fix(given[d], "a part is picked by it")
             dims[d] = None
-    call.fix(given[place], "it is a table of positions")
-    dims[place] = None
     return dims
 
 

@@ -1,5 +1,6 @@
 """Rules of recurrent layers: the rows of each gate go together with the state."""
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from overhaul.graph._call import Call, Dims, UnknownUse, rule
 from overhaul.graph._labels import Dim, Positions
+from overhaul.graph._sizes import Combined, Extent
+from overhaul.graph._trace import Equation
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
@@ -64,6 +67,7 @@ def recurrent(
             state: Dim = cell
             if projected:
                 state, inner = call.dims(own[-1])
+                _more(call, cell, state, before, own[-1].shape[0])
                 call.tie(inner, cell)
                 call.macs(steps, [state, inner], list(own[-1].shape))
             call.tie(own_columns, state)
@@ -80,6 +84,13 @@ def recurrent(
     for each in hidden_dims:
         result.append([*([None] * (len(each) - 1)), each[-1]])
     return result
+
+
+def _more(call: Call, cell: Dim, state: Dim, cells: int, states: int) -> None:
+    """A projection is told from none by its being smaller."""
+    larger = Combined(operator.gt, Extent(cell, cells), Extent(state, states))
+    text = "a projection of a recurrent layer has to stay smaller than its state"
+    call.trace.equations.append(Equation(larger, 1, call.where, text))
 
 
 def _gate(call: Call, weight: Tensor, rows: Dim, gates: int) -> tuple[Positions, int]:

@@ -45,6 +45,9 @@ class Watcher(Protocol):
     def equal(self, left: Expression, right: Expression) -> None:
         """Two sizes were compared and are equal."""
 
+    def compared(self, comparison: Expression, result: bool) -> None:
+        """Two sizes were compared in another way, with this result."""
+
     def number(self, size: Expression) -> None:
         """A size was used as a number: as a divisor, in a root."""
 
@@ -86,12 +89,23 @@ class Size(int):
 
     def __eq__(self, other: object) -> bool:
         same = int.__eq__(self, other) is True
-        if same and type(other) is not bool:
-            self.watcher.equal(self.expression, expression_of(other))  # type: ignore[arg-type]
+        if not isinstance(other, int) or type(other) is bool:
+            return same
+        if same:
+            self.watcher.equal(self.expression, expression_of(other))
+        else:
+            expression = Combined(operator.eq, self.expression, expression_of(other))
+            self.watcher.compared(expression, result=False)
         return same
 
     def __ne__(self, other: object) -> bool:
         return not self == other
+
+    def __bool__(self) -> bool:
+        return self != 0
+
+    def __neg__(self) -> Any:
+        return self * -1
 
     __hash__ = int.__hash__
 
@@ -126,6 +140,43 @@ def _arithmetic(operation: Callable[[int, int], int]) -> tuple[Any, Any]:
     return forward, backward
 
 
+def _comparison(operation: Callable[[Any, Any], bool]) -> Any:
+    def compare(self: Size, other: Any) -> Any:
+        if not isinstance(other, int):
+            return operation(float(self), other) if isinstance(other, float) else NotImplemented
+        result = operation(int.__int__(self), int.__int__(other))
+        expression = Combined(operation, self.expression, expression_of(other))
+        self.watcher.compared(expression, result)
+        return result
+
+    return compare
+
+
+def _as_number(name: str) -> Any:
+    plain = getattr(int, name)
+
+    def compute(self: Size, *others: Any) -> Any:
+        return plain(self._number(), *others)
+
+    return compute
+
+
+for _name, _order in (
+    ("__lt__", operator.lt),
+    ("__le__", operator.le),
+    ("__gt__", operator.gt),
+    ("__ge__", operator.ge),
+):
+    setattr(Size, _name, _comparison(_order))
+for _name in (
+    *(
+        f"__{side}{name}__"
+        for name in ("and", "or", "xor", "lshift", "rshift")
+        for side in ("", "r")
+    ),
+    *("__divmod__", "__rdivmod__", "__invert__", "__round__", "bit_length"),
+):
+    setattr(Size, _name, _as_number(_name))
 for _name, _operation in (
     ("add", operator.add),
     ("sub", operator.sub),

@@ -30,11 +30,13 @@ class Flow:
         dims: The labels of each of its dimensions.
         depends: Whether its values depend on the model's inputs.
         state: The name of the parameter or buffer that it is.
+        values: The name of the buffer of whole numbers that its values are copied from.
     """
 
     dims: list[Dim]
     depends: bool
     state: str | None = None
+    values: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Trace:
     heads: list[Positions] = field(default_factory=list)
     mixing: dict[int, Mixing] = field(default_factory=dict)
     renumbered: dict[str, Positions] = field(default_factory=dict)
+    valued: dict[str, Reason] = field(default_factory=dict)
     parameters: set[str] = field(default_factory=set)
     reads: set[tuple[str, int]] = field(default_factory=set)
     recurrent: set[str] = field(default_factory=set)
@@ -137,12 +140,15 @@ class Trace:
             dims = tuple(dim for _, dim in factors)
             self.relations.append(Relation(whole.reshape(sizes), dims))
 
-    def require(self, size: int, dim: Dim, count: int, where: str) -> None:
-        """Write down that the program gives `size` as the size of `dim`."""
+    def require(self, size: int, dim: Dim, count: int, where: str, *, new: bool) -> None:
+        """Write down that the program gives `size` as the size of `dim`.
+
+        The positions of a new dimension are nothing yet: they become those that the size is of.
+        """
         expression = expression_of(size)
         if isinstance(expression, int):
             self.fix(dim, Reason(f"its size is written as the number {size}", where))
-        elif isinstance(expression, Extent):
+        elif isinstance(expression, Extent) and new:
             self.tie(dim, expression.dim, Reason("its size is that of something fixed", where))
         else:
             self.equations.append(Equation(expression, Extent(dim, count), where))
