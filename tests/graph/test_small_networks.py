@@ -18,7 +18,6 @@ from torch.nn.utils import parametrizations
 
 from overhaul.graph import Graph, check_removal
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 
@@ -649,7 +648,7 @@ CASES = [
     Case(TiedEmbedding, WORDS, {"inner": 8}),
     Case(Embedding, WORDS, {"tokens": 8}),
     Case(gru, SEQUENCE, {"first": 5, "layer": 6}),
-    Case(deep_lstm, SEQUENCE, {"first": 5, "layer": 6, "layer#2": 3}),
+    Case(deep_lstm, SEQUENCE, {"first": 5, "layer#2": 3}, ("has to stay smaller",)),
     Case(deep_rnn, SEQUENCE, {"first": 5, "layer": 6}),
     Case(Attention, SEQUENCE, {"first": 8, "attention": 4}),
     Case(PackedAttention, SEQUENCE, {"first": 8, "qkv": 4}),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from overhaul.core import evaluating
-from overhaul.graph._capture import tensors_in
+from overhaul.graph._tensors_in import tensors_in
 
 
 def align_config_(

@@ -1,7 +1,6 @@
 """`capture`: watch one forward pass and write down what belongs together."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,9 @@ from overhaul.graph import (  # noqa: F401 - the rules register themselves
 )
 from overhaul.graph._call import RULES, Call, UnknownUse
 from overhaul.graph._labels import Reason
+from overhaul.graph._sized_attributes import sized_attributes
 from overhaul.graph._sizes import Attribute, Expression, Extent, Size, expression_of, leaves
+from overhaul.graph._tensors_in import tensors_in
 from overhaul.graph._trace import Equation, Flow, Trace, all_fixed, is_size
 from overhaul.graph._where import chooses_a_kernel, chooses_a_mask, where_now
 
@@ -48,7 +49,7 @@ def capture(
     with (
         evaluating(model),
         torch.no_grad(),
-        _sized_attributes(model, trace, tracer),
+        sized_attributes(model, trace, tracer),
         _Unseen(tracer),
         tracer,
     ):
@@ -115,55 +116,6 @@ def _write_down_state(trace: Trace, model: nn.Module) -> None:
                 trace.parameters.add(name)
             trace.flows[tensor] = flow
             trace.state[name] = flow
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a tree that may have dataclasses and other objects in it."""
-    seen: set[int] = set()
-    queue = [value]
-    while queue:
-        item = queue.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, Tensor):
-            yield item
-        elif isinstance(item, Mapping):
-            queue += item.values()
-        elif isinstance(item, list | tuple | set):
-            queue += item
-        elif hasattr(item, "__dict__") and not isinstance(item, nn.Module | type):
-            queue += vars(item).values()
-
-
-@contextmanager
-def _sized_attributes(model: nn.Module, trace: Trace, tracer: "_Tracer") -> Iterator[None]:
-    """Let the integers among the attributes of all modules remember where they come from."""
-    before: list[tuple[dict[str, Any], str, Any]] = []
-
-    def sized(path: str, name: str, value: Any) -> Any:
-        attribute = Attribute(path, name)
-        trace.attributes[attribute] = value
-        return Size(value, attribute, tracer)
-
-    try:
-        for path, module in model.named_modules():
-            own = vars(module)
-            for name, value in list(own.items()):
-                if type(value) is int:
-                    own[name] = sized(path, name, value)
-                elif type(value) in (tuple, list) and any(type(v) is int for v in value):
-                    own[name] = type(value)(
-                        sized(path, f"{name}.{place}", v) if type(v) is int else v
-                        for place, v in enumerate(value)
-                    )
-                else:
-                    continue
-                before.append((own, name, value))
-        yield
-    finally:
-        for own, name, value in before:
-            own[name] = value
 
 
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)

@@ -12,11 +12,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
 
 from overhaul.core import ModelError, evaluating
-from overhaul.graph._capture import operation_name, tensors_in
+from overhaul.graph._capture import operation_name
 from overhaul.graph._equations import Gone
 from overhaul.graph._graph import Graph
 from overhaul.graph._labels import Dim
 from overhaul.graph._narrow_attention import attend
+from overhaul.graph._tensors_in import tensors_in
 from overhaul.graph._trace import Mixing, Trace
 
 
