@@ -235,25 +235,62 @@ class SequenceBlock(Block):
         if kind == "stack":
             a, b = torch.stack([x, x.tanh()], 0).unbind(0)
             return a * b
-        b, t, _ = x.shape
+        n, length, _ = x.shape
         if kind == "packed":
-            qkv = self.qkv(x).view(b, t, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
+            qkv = self.qkv(x).view(n, length, 3, self.heads, self.width).permute(2, 0, 3, 1, 4)
             y = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
         else:
-            q = self.q(x).view(b, t, self.heads, self.width).transpose(1, 2)
-            k = self.k(x).view(b, t, self.few, self.width).transpose(1, 2)
-            v = self.v(x).view(b, t, self.few, self.width).transpose(1, 2)
+            q = self.q(x).view(n, length, self.heads, self.width).transpose(1, 2)
+            k = self.k(x).view(n, length, self.few, self.width).transpose(1, 2)
+            v = self.v(x).view(n, length, self.few, self.width).transpose(1, 2)
             y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
         return x + self.out(y.transpose(1, 2).flatten(2))
 
 
-IMAGES = (
-    "conv conv conv depthwise transposed norm norm gate residual residual dense split slice select "
-    "gather flip roll strided chunk maxout shuffle repeat interleave pad pixels twice functional"
-).split()
-SEQUENCES = (
-    "linear linear norm glu swiglu packed shared attention einsum recurrent token places stack"
-).split()
+IMAGES = [
+    "conv",
+    "conv",
+    "conv",
+    "depthwise",
+    "transposed",
+    "norm",
+    "norm",
+    "gate",
+    "residual",
+    "residual",
+    "dense",
+    "split",
+    "slice",
+    "select",
+    "gather",
+    "flip",
+    "roll",
+    "strided",
+    "chunk",
+    "maxout",
+    "shuffle",
+    "repeat",
+    "interleave",
+    "pad",
+    "pixels",
+    "twice",
+    "functional",
+]
+SEQUENCES = [
+    "linear",
+    "linear",
+    "norm",
+    "glu",
+    "swiglu",
+    "packed",
+    "shared",
+    "attention",
+    "einsum",
+    "recurrent",
+    "token",
+    "places",
+    "stack",
+]
 
 
 class Network(nn.Module):
