@@ -78,7 +78,7 @@ class ImageBlock(Block):
         self.conv, self.made = nn.Conv2d(c, 3, 1), c + 3
 
     def make_split(self, c: int, draw: random.Random) -> None:
-        first = draw.randint(1, c - 2)
+        first = draw.randint(1, c - 1)
         self.sizes = [first, c - first]
 
     def make_slice(self, c: int, draw: random.Random) -> None:

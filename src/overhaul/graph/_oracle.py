@@ -222,6 +222,12 @@ class _Without(TorchFunctionMode):
                 args = (*args[:4], int((~self.gone[mixing.groups]).sum()), *args[5:])
         elif name == "group_norm" and mixing.groups is not None:
             args = (args[0], int((~self.gone[mixing.groups]).sum()), *args[2:])
+        elif name.startswith("conv") and mixing.groups is not None:
+            stay = int((~self.gone[mixing.groups]).sum())
+            if "groups" in kwargs:
+                kwargs["groups"] = stay
+            else:
+                args = (*args[:6], stay, *args[7:])
         out = func(*args, **kwargs)
         outputs = iter(mixing.outputs)
         return tree_map_only(Tensor, lambda t: self._whole(t, next(outputs)), out)
