@@ -5,7 +5,9 @@ from overhaul.pruning._batch_norm_scale import BatchNormScale
 from overhaul.pruning._bias_compensation import BiasCompensation
 from overhaul.pruning._criterion import Criterion
 from overhaul.pruning._fisher import Fisher
+from overhaul.pruning._fold_norm import FoldNorm
 from overhaul.pruning._geometric_median import GeometricMedian
+from overhaul.pruning._give_bias import GiveBias
 from overhaul.pruning._keep_zeros import KeepZeros
 from overhaul.pruning._least_squares import LeastSquares
 from overhaul.pruning._magnitude import Magnitude
@@ -14,6 +16,7 @@ from overhaul.pruning._prune_channels import PruneChannels
 from overhaul.pruning._prune_weights import PruneWeights
 from overhaul.pruning._random import Random
 from overhaul.pruning._recalibrate_norm import RecalibrateNorm
+from overhaul.pruning._remove_redundant import RemoveRedundant
 from overhaul.pruning._repair import Repair
 from overhaul.pruning._taylor import Taylor
 
@@ -23,7 +26,9 @@ __all__ = [
     "BiasCompensation",
     "Criterion",
     "Fisher",
+    "FoldNorm",
     "GeometricMedian",
+    "GiveBias",
     "KeepZeros",
     "LeastSquares",
     "Magnitude",
@@ -32,6 +37,7 @@ __all__ = [
     "PruneWeights",
     "Random",
     "RecalibrateNorm",
+    "RemoveRedundant",
     "Repair",
     "Taylor",
 ]
