@@ -36,6 +36,7 @@ from overhaul.pruning import (
     PruneWeights,
     Random,
     RecalibrateNorm,
+    RemoveRedundant,
     Taylor,
 )
 from overhaul.running import Recipe, RecipeFile, Run, load_model
@@ -114,6 +115,7 @@ __all__ = [
     "Recipe",
     "RecipeFile",
     "Regression",
+    "RemoveRedundant",
     "ReplaceHead",
     "Run",
     "RunFolderError",

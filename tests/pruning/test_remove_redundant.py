@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from copy import deepcopy
+from typing import Literal
 
 import pytest
 import torch
@@ -112,7 +113,10 @@ def test_a_new_bias_has_the_outputs_that_are_left(make_context: MakeContext) -> 
     assert smaller.get_parameter("2.bias").shape == (5,)
 
 
-def conv_net(padding: int, mode: str = "zeros") -> nn.Sequential:
+PaddingMode = Literal["zeros", "reflect"]
+
+
+def conv_net(padding: int, mode: PaddingMode = "zeros") -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(2, 6, 3),
         nn.Sigmoid(),
@@ -128,7 +132,7 @@ def conv_net(padding: int, mode: str = "zeros") -> nn.Sequential:
 )
 @torch.no_grad()
 def test_a_constant_is_none_where_zeros_are_put_around_it(
-    make_context: MakeContext, padding: int, mode: str, gone: int
+    make_context: MakeContext, padding: int, mode: PaddingMode, gone: int
 ) -> None:
     model = conv_net(padding, mode)
     model.get_parameter("0.weight")[3] = 0
@@ -491,24 +495,28 @@ def test_a_program_that_reads_values_is_still_folded(make_context: MakeContext) 
     assert skipped.value == "units"
 
 
-def test_a_model_of_single_precision_only_is_judged_in_it(make_context: MakeContext) -> None:
+@torch.no_grad()
+def test_of_a_model_of_single_precision_only_norms_are_folded(make_context: MakeContext) -> None:
     class Single(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.body = mlp()
+            self.body = tiny_cnn()
 
         def forward(self, x: Tensor) -> Tensor:
             logits: Tensor = self.body(x.float())
             return logits
 
     model = Single()
-    with torch.no_grad():
-        model.body.get_parameter("2.weight")[:, 1] = 0
-    ctx = make_context(deepcopy(model), task=task_for(5))
+    randomize_norms_(model)
+    model.body.fc.weight[:, :16] = 0
+    ctx = make_context(deepcopy(model))
     smaller = RemoveRedundant().apply(model, ctx)
-    assert smaller.get_parameter("body.0.weight").shape == (7, 5)
+    assert value_of(ctx.facts, "folded_norms") == 1
+    assert smaller.get_parameter("body.conv.weight").shape[0] == 6
     (error,) = [fact for fact in ctx.facts if fact.name == "output_error"]
     assert error.detail["type"] == "as it is"
+    (skipped,) = [fact for fact in ctx.facts if fact.name == "skipped"]
+    assert "has no proof" in (skipped.reason or "")
 
 
 def test_the_edits_refuse_other_models() -> None:

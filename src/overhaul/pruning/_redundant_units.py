@@ -67,8 +67,8 @@ class GroupPlan:
         for place in self.readers:
             layer = self.layers[place.tensor]
             weight = model.get_parameter(place.tensor)
-            columns = weight.double().movedim(place.dim, 0).contiguous()
-            shift = torch.zeros_like(columns[0]).flatten(1).sum(1)
+            columns = weight.double().movedim(place.dim, 0).clone()
+            shift = columns.new_zeros(columns.shape[1])
             for each in self.found:
                 own = torch.from_numpy(place.positions[each.unit]).to(weight.device)
                 if each.into >= 0:
@@ -76,7 +76,8 @@ class GroupPlan:
                     columns[other] += each.factor * columns[own]
                 elif each.kind == "constant":
                     value = layer.low[own].to(columns)
-                    shift += torch.tensordot(value, columns[own], 1).flatten(1).sum(1)
+                    taken = torch.tensordot(value, columns[own], 1)
+                    shift += taken.reshape(len(shift), -1).sum(1)
                 columns[own] = 0
             weight.copy_(columns.movedim(0, place.dim))
             if shift.any():

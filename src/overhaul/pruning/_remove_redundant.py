@@ -44,8 +44,9 @@ class RemoveRedundant(Step):
 
     They are looked for again until there is none, since one makes another. Each removal is proved
     twice before it is kept: its structure by `check_removal`, on random weights, and its outputs on
-    the model itself and training inputs, in double precision where the model can be run in it. What
-    fails is left as it was, and a fact says so.
+    the model itself and training inputs, in double precision where the model can be run so. What
+    fails is left as it was, and a fact says so. Of a model that cannot be run in double precision
+    only norms are folded.
 
     Folded norms are gone from later training, so put the step after it, or leave them with
     `fold_norms=False`.
@@ -249,8 +250,8 @@ def _remove(
                 units = {plan.group.name: plan.units for plan in chosen}
                 check_removal(model, graph, units, *given)
                 trial = _without(deepcopy(model), graph, chosen, _applied)
-            except ModelError as error:
-                return str(error)
+            except (ModelError, RuntimeError) as error:
+                return f"the removal has no proof ({error})"
             return _judged(judge, trial)
 
         kept: list[GroupPlan] = _kept(plans, objection, ctx)
