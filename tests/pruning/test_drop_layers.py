@@ -3,7 +3,6 @@ from copy import deepcopy
 
 import pytest
 import torch
-from overhaul.pruning._droppable import of_nested
 from torch import Tensor, nn
 
 from overhaul.core import (
@@ -16,6 +15,7 @@ from overhaul.core import (
     trainable_names,
 )
 from overhaul.pruning import DropLayers, ReplaceByIdentity
+from overhaul.pruning._droppable import of_nested
 from overhaul.tasks import Classification
 from overhaul.testing import check_step, tiny_residual
 from overhaul.training import Train
@@ -64,7 +64,7 @@ def test_the_least_harmful_by_measured_loss_goes(make_context: MakeContext) -> N
     losses = {}
     for path in ("blocks.0", "blocks.1", "blocks.2"):
         model = ReplaceByIdentity(path=path).apply(deepcopy(original)).eval()
-        losses[path] = float(ctx.task.loss(batch.forward(model), batch.targets))
+        losses[path] = ctx.task.loss(batch.forward(model), batch.targets).item()
     assert first.detail["losses"] == pytest.approx(losses, rel=1e-4)
     assert first.value == min(losses, key=lambda path: losses[path])
     assert second.detail["before"] == first.detail["after"]
@@ -160,8 +160,10 @@ def test_encoder_layers_go(make_context: MakeContext) -> None:
     model = Encoder()
     ctx = make_context(deepcopy(model), task=sequences())
     smaller = DropLayers(fraction=0.7).apply(model, ctx)
-    (found,) = [fact.value for fact in ctx.facts if fact.name == "droppable_layers"]
-    assert found == 3
+    (found,) = [fact for fact in ctx.facts if fact.name == "dropped_layers"]
+    assert (found.value, found.detail) == (1, {"of": 2})
+    (skipped,) = [fact for fact in ctx.facts if fact.name == "skipped"]
+    assert skipped.value == "encoder.layers.0"  # torch's encoder looks into its first layer
     assert all(path.startswith("encoder.layers.") for path in dropped(ctx))
     logits = smaller(torch.randn(2, 5, 8))
     logits.sum().backward()

@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from overhaul.pruning._group_lasso import shrink_
 from torch import nn
 
 from overhaul.core import Context, ModelError, SpecError
 from overhaul.distillation import Distill
 from overhaul.graph import Graph
 from overhaul.pruning import GroupLasso, RemoveRedundant
+from overhaul.pruning._group_lasso import shrink_
 from overhaul.pruning._unit_norms import squared_norms
 from overhaul.testing import tiny_cnn
 from overhaul.training import SGD, AdamW, Train

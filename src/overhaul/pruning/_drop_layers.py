@@ -181,9 +181,7 @@ def _nan_last(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _failing(
-    model: nn.Module, batch: Batch, ways: dict[str, ReplaceByIdentity]
-) -> dict[str, str]:
+def _failing(model: nn.Module, batch: Batch, ways: dict[str, ReplaceByIdentity]) -> dict[str, str]:
     """Return the layers without which the model does not run, with the error."""
     failing = {}
     for path, way in ways.items():
