@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from coverage_models import Case, build, names
+from coverage_models import Case, build, names, torch_pruner
 from torch import nn
 
 from overhaul.core import Batch
@@ -74,22 +74,13 @@ RATIOS = (0.3125, 0.5, 0.75)
 
 def torch_pruning(case: Case, found: dict[str, Any]) -> nn.Module:
     """Its documented way: magnitude, default settings, the output layer ignored, one step."""
-    import torch_pruning as tp
-
     target = TARGET * macs(case, case.model)
     for ratio in RATIOS:
         attempt = copy.deepcopy(case)
         found.pop("error", None)
         try:
             start = time.perf_counter()
-            pruner = tp.pruner.BasePruner(
-                attempt.model,
-                attempt.named_inputs or attempt.inputs[0],
-                importance=tp.importance.MagnitudeImportance(),
-                pruning_ratio=ratio,
-                ignored_layers=attempt.head,
-                output_transform=lambda out: out.logits if hasattr(out, "logits") else out,
-            )
+            pruner = torch_pruner(attempt, ratio)
             found["analysed"] = True
             pruner.step()
             found["tool_s"] = time.perf_counter() - start

@@ -295,3 +295,17 @@ TRANSFORMERS: dict[str, Callable[[str], Case]] = {
 
 def _transformers(name: str) -> Case:
     return TRANSFORMERS[name](name)
+
+
+def torch_pruner(case: Case, ratio: float) -> Any:
+    """Return Torch-Pruning's pruner as documented: magnitude, default settings, one step."""
+    import torch_pruning as tp
+
+    return tp.pruner.BasePruner(
+        case.model,
+        case.named_inputs or case.inputs[0],
+        importance=tp.importance.MagnitudeImportance(),
+        pruning_ratio=ratio,
+        ignored_layers=case.head,
+        output_transform=lambda out: out.logits if hasattr(out, "logits") else out,
+    )

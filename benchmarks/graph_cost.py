@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from coverage_models import Case, build
+from coverage_models import Case, build, torch_pruner
 from torch import Tensor, nn
 
 from overhaul.graph import Graph, check_removal
@@ -76,23 +76,9 @@ def ours(case: Case, *, oracle: bool) -> None:
     graph.remove(units).apply(case.model)
 
 
-def torch_pruning(case: Case) -> None:
-    import torch_pruning as tp
-
-    pruner = tp.pruner.BasePruner(
-        case.model,
-        case.named_inputs or case.inputs[0],
-        importance=tp.importance.MagnitudeImportance(),
-        pruning_ratio=RATIO,
-        ignored_layers=case.head,
-        output_transform=lambda out: out.logits if hasattr(out, "logits") else out,
-    )
-    pruner.step()
-
-
 def once(way: str, case: Case) -> None:
     if way == "torch_pruning":
-        torch_pruning(case)
+        torch_pruner(case, RATIO).step()
     else:
         ours(case, oracle=way == "ours_with_oracle")
 

@@ -9,10 +9,7 @@ from overhaul.graph import Graph, Group
 
 def prunable_answer(model: nn.Module, batch: Batch) -> Answer:
     """Return the groups with their sizes and MACs, and the layers without any, with the reason."""
-    if isinstance(batch.inputs, dict):
-        graph = Graph(model, named_inputs=batch.inputs)
-    else:
-        graph = Graph(model, batch.inputs)
+    graph = Graph(model, *batch.arguments)
     full = graph.macs()
     groups = [_described(graph, group, full) for group in graph.groups]
     refused = [

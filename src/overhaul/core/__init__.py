@@ -42,7 +42,7 @@ from overhaul.core._random import derived_seed, seed_everything, seeded
 from overhaul.core._run_folder import RunFolder, StepState
 from overhaul.core._schema import json_schema
 from overhaul.core._select import matching_names, owner_of, replace_module_
-from overhaul.core._spec import Factory, InputFile, Spec, canonical_json
+from overhaul.core._spec import Factory, InputFile, Spec, canonical_json, yaml_text
 from overhaul.core._step import Step
 from overhaul.core._store import (
     CheckpointFolder,
@@ -135,4 +135,5 @@ __all__ = [
     "write_state",
     "write_tensors",
     "write_text",
+    "yaml_text",
 ]

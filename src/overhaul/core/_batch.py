@@ -33,11 +33,15 @@ class Batch:
         """Return the number of samples."""
         return len(self.indices)
 
+    @property
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The inputs by position and by name: `args, kwargs`."""
+        return ((), self.inputs) if isinstance(self.inputs, dict) else (self.inputs, {})
+
     def forward(self, model: Callable[..., Any]) -> Outputs:
         """Call the model, or a deployed one, on the inputs and unwrap what it returns."""
-        if isinstance(self.inputs, dict):
-            return unwrap_outputs(model(**self.inputs))
-        return unwrap_outputs(model(*self.inputs))
+        inputs, named_inputs = self.arguments
+        return unwrap_outputs(model(*inputs, **named_inputs))
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """Return the batch with `function` applied to every tensor of inputs and targets."""

@@ -196,11 +196,7 @@ class Spec(BaseModel):
 
     def to_yaml(self) -> str:
         """Return the short form as YAML."""
-        data = self.to_data()
-        text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-        if yaml.safe_load(text) != data:  # some control characters are written as line breaks
-            text = yaml.safe_dump(data, sort_keys=False, allow_unicode=False)
-        return text
+        return yaml_text(self.to_data())
 
     @classmethod
     def from_yaml(cls, text: str) -> Self:
@@ -210,6 +206,14 @@ class Spec(BaseModel):
         except yaml.YAMLError as error:
             where = str(error).replace('in "<unicode string>", ', "at ")
             raise SpecError(f"this is not YAML: {where}") from None
+
+
+def yaml_text(data: object) -> str:
+    """Return plain data as YAML from which the same data is read."""
+    text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    if yaml.safe_load(text) != data:  # some control characters are written as line breaks
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=False)
+    return text
 
 
 class _Loader(yaml.SafeLoader):

@@ -54,7 +54,7 @@ def measure_peak_memory(
         model = deepcopy(model).cpu()
     with tempfile.TemporaryDirectory(prefix="overhaul-") as name:
         folder = Path(name)
-        args, kwargs = _arguments(batch.to("cpu").inputs)
+        args, kwargs = batch.to("cpu").arguments
         try:
             _export(model, args, kwargs, folder / "model.pt2")
         except Exception as error:
@@ -100,10 +100,6 @@ class _OnlyTensors(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Outputs:
         return unwrap_outputs(self.model(*args, **kwargs))
-
-
-def _arguments(inputs: tuple[Any, ...] | dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return ((), inputs) if isinstance(inputs, dict) else (inputs, {})
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """What of a model belongs together, and how to take it out without breaking anything."""
 
-from overhaul.graph._align_config import ConfigSizes, align_config_, config_sizes
+from overhaul.graph._align_config import ConfigSizes, align_config_, aligned_sizes
 from overhaul.graph._equations import Gone
 from overhaul.graph._graph import Graph, Group, Place, Unprunable
 from overhaul.graph._labels import Reason
@@ -17,6 +17,6 @@ __all__ = [
     "RemoveUnits",
     "Unprunable",
     "align_config_",
+    "aligned_sizes",
     "check_removal",
-    "config_sizes",
 ]

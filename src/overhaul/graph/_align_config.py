@@ -32,14 +32,6 @@ class ConfigSizes(Edit):
         return model
 
 
-def config_sizes(model: nn.Module) -> dict[str, int]:
-    """Return the integers of `model.config` by their names; nothing if it has none."""
-    config = getattr(model, "config", None)
-    if config is None or not hasattr(model, "save_pretrained"):
-        return {}
-    return {".".join(place): _get(config, place) for place in _integers(config)}
-
-
 def align_config_(
     model: nn.Module,
     inputs: Sequence[Any] = (),
@@ -47,30 +39,55 @@ def align_config_(
 ) -> tuple[str, ...]:
     """Set sizes in `model.config` so that the class builds the pruned model, where it can.
 
-    Every integer of the config is a candidate. A new value is kept if fewer tensors and attributes
-    differ between the model and one that its class builds from the config, without memory. At the
-    end every shape has to agree, and a model that is built and given the weights has to compute the
-    same; else the config stays as it was. Then `save_pretrained` and `from_pretrained` work.
-
     Args:
         model: A model with a `config`, as of Hugging Face; of another nothing is done.
         inputs: Positional inputs of a forward pass.
         named_inputs: Named inputs.
 
     Returns:
-        The tensors whose shapes no config gives, empty if the config is aligned; `("the outputs",)`
-        if all shapes agree and the outputs do not.
+        What `aligned_sizes` says that no config gives; the config then stays as it was.
 
     Example:
         >>> align_config_(nn.Linear(2, 2))
         ()
     """
+    sizes, wrong = aligned_sizes(model, inputs, named_inputs)
+    for name, value in sizes.items():
+        _set(model.config, tuple(name.split(".")), value)
+    return wrong
+
+
+def aligned_sizes(
+    model: nn.Module,
+    inputs: Sequence[Any] = (),
+    named_inputs: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Find the sizes in `model.config` for which the class builds the pruned model.
+
+    Every integer of the config is a candidate. A new value is kept if fewer tensors and attributes
+    differ between the model and one that its class builds from the config, without memory. At the
+    end every shape has to agree, and a model that is built and given the weights has to compute the
+    same; else there are none. With these sizes `save_pretrained` and `from_pretrained` work.
+
+    Args:
+        model: A model with a `config`, as of Hugging Face; of another there is nothing to find.
+        inputs: Positional inputs of a forward pass.
+        named_inputs: Named inputs.
+
+    Returns:
+        The integers that change, by their names as in `ConfigSizes`; and the tensors whose shapes
+        no config gives, or `("the outputs",)` if all shapes agree and the outputs do not.
+
+    Example:
+        >>> aligned_sizes(nn.Linear(2, 2))
+        ({}, ())
+    """
     config = getattr(model, "config", None)
     if config is None or not hasattr(model, "save_pretrained"):
-        return ()
+        return {}, ()
     wanted, built = _facts(model), _built(model, config)
     if built is None:
-        return ("its class cannot be built without memory",)
+        return {}, ("its class cannot be built without memory",)
     best, wrong = copy.deepcopy(config), _differing(wanted, built)
     improved = bool(wrong)
     while improved:
@@ -86,13 +103,15 @@ def align_config_(
                     break
     shapes = tuple(sorted(name for name in wrong if not isinstance(wanted.get(name), int | float)))
     if shapes:
-        return shapes
+        return {}, shapes
     if not _computes_the_same(model, best, inputs, named_inputs or {}):
-        return ("the outputs",)
-    for place in _integers(config):
-        if _get(config, place) != _get(best, place):
-            _set(config, place, _get(best, place))
-    return ()
+        return {}, ("the outputs",)
+    sizes = {
+        ".".join(place): _get(best, place)
+        for place in _integers(config)
+        if _get(config, place) != _get(best, place)
+    }
+    return sizes, ()
 
 
 Facts = dict[str, tuple[int, ...] | int | float]

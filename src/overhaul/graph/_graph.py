@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -54,6 +55,11 @@ class Group:
     units: int
     places: tuple[Place, ...]
     labels: Positions = field(repr=False)
+
+    @property
+    def owners(self) -> set[str]:
+        """The paths of the modules that the places are in."""
+        return {owner_of(place.tensor) for place in self.places}
 
     def __str__(self) -> str:
         return f"{self.name} ({self.units} {self.kind} in {len(self.places)} places)"
@@ -124,12 +130,15 @@ class Graph:
         self.groups, refused = _followed(self.trace, self._root, candidates)
         self.unprunable = _unprunable(self.trace, self._root, free, refused)
 
+    @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
     def __getitem__(self, name: str) -> Group:
         """Return a group by its name."""
-        known = {group.name: group for group in self.groups}
-        if name not in known:
-            raise ModelError(f"there is no group '{name}' to prune. {nearest(name, known)}")
-        return known[name]
+        if name not in self._by_name:
+            raise ModelError(f"there is no group '{name}' to prune. {nearest(name, self._by_name)}")
+        return self._by_name[name]
 
     @property
     def refusals(self) -> tuple[Unprunable, ...]:

@@ -32,7 +32,7 @@ def _weights_only(call: Call, weight: Tensor) -> bool:
     return call.trace.flow(weight).state is not None
 
 
-@rule("conv1d", "conv2d", "conv3d")
+@rule(*(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3)))
 def conv(
     call: Call,
     input: Tensor,
@@ -40,38 +40,16 @@ def conv(
     bias: Tensor | None = None,
     stride: Any = 1,
     padding: Any = 0,
-    dilation: Any = 1,
+    dilation_or_output_padding: Any = None,
     groups: int = 1,
+    *_: Any,
+    **__: Any,
 ) -> Dims:
-    """Each output channel of a group is computed from all input channels of that group."""
-    return _convolved(call, input, weight, bias, groups, transposed=False)
+    """Each output channel of a group is computed from all input channels of that group.
 
-
-@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def conv_transpose(
-    call: Call,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    output_padding: Any = 0,
-    groups: int = 1,
-    dilation: Any = 1,
-) -> Dims:
-    """As a convolution, with the weight's first two dimensions exchanged."""
-    return _convolved(call, input, weight, bias, groups, transposed=True)
-
-
-def _convolved(
-    call: Call,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    groups: int,
-    *,
-    transposed: bool,
-) -> Dims:
+    Of a transposed convolution the weight's first two dimensions are exchanged.
+    """
+    transposed = "transpose" in call.name
     rank = weight.ndim - 2
     dims, kernel = call.dims(input), call.dims(weight)
     for dim in (*dims[input.ndim - rank :], *kernel[2:]):
@@ -105,7 +83,7 @@ def _convolved(
             _relate(call, call.concrete(outputs, weight.shape[0]), [group, inner], sizes)
             inputs = second
         call.require(groups, group, count)
-    if call.trace.flow(weight).state is None:
+    if not _weights_only(call, weight):
         result = [*dims[: input.ndim - rank - 1], outputs, *[None] * rank]
         call.mixes([result], groups=group)
     if bias is not None and len(bias) > 1:

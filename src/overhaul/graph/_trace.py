@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -185,8 +184,3 @@ def is_size(value: object) -> bool:
 def all_fixed(dims: Sequence[Dim]) -> bool:
     """Return whether nothing of these dimensions can be removed."""
     return all(dim is None for dim in dims)
-
-
-def kept_positions(dim: Positions, gone: np.ndarray[Any, np.dtype[np.bool_]]) -> Positions:
-    """Return the positions whose label is not gone."""
-    return np.flatnonzero(~gone[dim])

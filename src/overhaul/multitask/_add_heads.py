@@ -26,7 +26,7 @@ from overhaul.core import (
 from overhaul.multitask._multi_task import MultiTask
 from overhaul.multitask._needless import needless_layers, used_parameters
 from overhaul.multitask._new_heads import NewHeads
-from overhaul.multitask._passage import Passage, arguments, features_of, observe
+from overhaul.multitask._passage import Passage, features_of, observe
 from overhaul.multitask._shared_trunk import SeparateTrunks, SharedTrunk, trunk_output
 
 _FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError)
@@ -197,7 +197,7 @@ def _check_same_features(model: nn.Module, batch: Batch, edit: NewHeads, *, at_i
             wanted = features_of(untouched, batch, edit.trunk, at_input=at_input)
         for part in _trunks(edited):
             with _explained(edit), torch.no_grad(), seeded(0):
-                found = trunk_output(part, edit.trunk, *arguments(batch))
+                found = trunk_output(part, edit.trunk, *batch.arguments)
             if not torch.equal(found, wanted):
                 mode = "training" if training else "evaluation"
                 raise ModelError(

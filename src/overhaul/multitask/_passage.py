@@ -57,7 +57,7 @@ def observe(model: nn.Module, batch: Batch, path: str, *, at_input: bool) -> Pas
     for module in set(modules.values()):
         handles.append(module.register_forward_pre_hook(watch.before))
         handles.append(module.register_forward_hook(watch.after))
-    inputs, named_inputs = arguments(batch)
+    inputs, named_inputs = batch.arguments
     try:
         model(*inputs, **named_inputs)
     finally:
@@ -81,7 +81,7 @@ def features_of(model: nn.Module, batch: Batch, path: str, *, at_input: bool) ->
 
     Some layers of torch compute in another way, with other rounding, where there is a hook inside.
     """
-    inputs, named_inputs = arguments(batch)
+    inputs, named_inputs = batch.arguments
     if not at_input:
         return trunk_output(model, path, inputs, named_inputs)
     found: list[Tensor] = []
@@ -93,11 +93,6 @@ def features_of(model: nn.Module, batch: Batch, path: str, *, at_input: bool) ->
     finally:
         handle.remove()
     return found[0]
-
-
-def arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the inputs of a batch by position and by name."""
-    return ((), batch.inputs) if isinstance(batch.inputs, dict) else (batch.inputs, {})
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from overhaul.core import Context, owner_of
 from overhaul.graph import Graph
 from overhaul.pruning._criterion import Criterion, Scores, training_batches
-from overhaul.pruning._reader_inputs import by_channel, watch_inputs, whole_readers
+from overhaul.pruning._reader_inputs import mean_inputs, whole_readers
 
 
 class Activation(Criterion):
@@ -44,25 +44,20 @@ class Activation(Criterion):
         modules = dict(model.named_modules())
         readers = {group.name: whole_readers(group, modules) for group in graph.groups}
         paths = {owner_of(place.tensor) for places in readers.values() for place in places}
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
-
-        def add(path: str, module: nn.Module, values: Tensor) -> None:
-            rows = by_channel(module, values)
-            measured = rows.abs() if self.of == "mean" else rows != 0
-            total = measured.double().sum(0)
-            sums[path] = sums[path] + total if path in sums else total
-            counts[path] = counts.get(path, 0) + len(rows)
-
         batches = training_batches(ctx, self.batches, self.batch_size)
-        watch_inputs(model, paths, batches, add)
+        measure = Tensor.abs if self.of == "mean" else _is_active
+        active = mean_inputs(model, paths, batches, measure)
         result = {}
         for group in graph.groups:
             means = [
-                (sums[path] / counts[path]).numpy(force=True)[place.positions].mean(axis=1)
+                active[path].numpy(force=True)[place.positions].mean(axis=1)
                 for place in readers[group.name]
-                if (path := owner_of(place.tensor)) in sums
+                if (path := owner_of(place.tensor)) in active
             ]
             if means:
                 result[group.name] = np.asarray(np.mean(means, axis=0))
         return result
+
+
+def _is_active(values: Tensor) -> Tensor:
+    return values != 0

@@ -2,11 +2,11 @@
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from overhaul.core import Context
 from overhaul.pruning._criterion import training_batches
-from overhaul.pruning._reader_inputs import by_channel, watch_inputs
+from overhaul.pruning._reader_inputs import mean_inputs
 from overhaul.pruning._repair import Reader, Repair
 
 
@@ -37,19 +37,10 @@ class BiasCompensation(Repair):
     def apply_(self, model: nn.Module, readers: list[Reader], ctx: Context) -> None:
         """Change the biases in place."""
         own = {reader.path: reader for reader in readers if reader.layer.bias is not None}
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
-
-        def add(path: str, module: nn.Module, values: Tensor) -> None:
-            rows = by_channel(module, values).double()
-            sums[path] = sums[path] + rows.sum(0) if path in sums else rows.sum(0)
-            counts[path] = counts.get(path, 0) + len(rows)
-
         batches = training_batches(ctx, self.batches, self.batch_size)
-        watch_inputs(model, set(own), batches, add)
-        for path, total in sums.items():
-            layer, lost = own[path].layer, own[path].lost.to(total.device)
+        for path, mean in mean_inputs(model, set(own), batches).items():
+            layer, lost = own[path].layer, own[path].lost.to(mean.device)
             weight = layer.weight.detach().double()
             weight = weight.reshape(*weight.shape[:2], -1).sum(2)
             assert layer.bias is not None
-            layer.bias += (weight[:, lost] @ (total / counts[path])[lost]).to(layer.bias.dtype)
+            layer.bias += (weight[:, lost] @ mean[lost]).to(layer.bias.dtype)

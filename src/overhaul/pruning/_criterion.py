@@ -61,7 +61,29 @@ def training_batches(ctx: Context, count: int, batch_size: int) -> Iterator[Batc
     return ctx.data.train.batches(chosen)
 
 
-def gradients(
+def loss_changes(
+    graph: Graph, model: nn.Module, ctx: Context, batches: int, batch_size: int
+) -> Iterator[dict[str, Scores]]:
+    r"""Yield :math:`\sum w \, \partial L / \partial w` of each unit, batch by batch, by group.
+
+    It goes over the weights that take a unit in: zeroing them is zeroing the unit, and to first
+    order it takes this from the loss.
+
+    Raises:
+        ModelError: no parameter has a gradient.
+    """
+    tensors = dict(model.named_parameters())
+    for found in _gradients(model, ctx, batches, batch_size):
+        changes: dict[str, Scores] = {}
+        for group in graph.groups:
+            places = [p for p in readers_of(group, tensors) if p.tensor in found]
+            if places:
+                each = [per_unit(tensors[p.tensor] * found[p.tensor], p) for p in places]
+                changes[group.name] = np.sum(each, axis=0)
+        yield changes
+
+
+def _gradients(
     model: nn.Module, ctx: Context, batches: int, batch_size: int
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the gradient of the loss by each parameter, batch by batch, in evaluation mode.

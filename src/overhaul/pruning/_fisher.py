@@ -1,12 +1,11 @@
 """`Fisher`: units that the loss hardly feels go first, to second order."""
 
-import numpy as np
 from pydantic import Field
 from torch import nn
 
 from overhaul.core import Context
 from overhaul.graph import Graph
-from overhaul.pruning._criterion import Criterion, Scores, gradients, per_unit, readers_of
+from overhaul.pruning._criterion import Criterion, Scores, loss_changes
 
 
 class Fisher(Criterion):
@@ -37,14 +36,8 @@ class Fisher(Criterion):
 
     def scores(self, graph: Graph, model: nn.Module, ctx: Context) -> dict[str, Scores]:
         """Return the mean second-order changes."""
-        tensors = dict(model.named_parameters())
         result: dict[str, Scores] = {}
-        for found in gradients(model, ctx, self.samples, 1):
-            for group in graph.groups:
-                places = [p for p in readers_of(group, tensors) if p.tensor in found]
-                if not places:
-                    continue
-                change = sum(per_unit(tensors[p.tensor] * found[p.tensor], p) for p in places)
-                own = np.asarray(change**2 / (2 * self.samples))
-                result[group.name] = result.get(group.name, 0) + own
+        for changes in loss_changes(graph, model, ctx, self.samples, 1):
+            for name, change in changes.items():
+                result[name] = result.get(name, 0) + change**2 / (2 * self.samples)
         return result

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from overhaul.core import Context, matching_names, owner_of
+from overhaul.core import Context, matching_names
 from overhaul.evaluation import model_device
 from overhaul.graph import Graph, Group
 from overhaul.pruning._unit_norms import squared_norms, unit_size
@@ -60,14 +60,11 @@ class GroupLasso(Constraint):
         modules = dict(model.named_modules())
         spared = matching_names(modules, self.exclude, "exclude") if self.exclude else set()
         batch = next(ctx.data.train.in_order(2)).to(model_device(model))
-        given: tuple[Sequence[Any], Mapping[str, Any]] = (
-            ((), batch.inputs) if isinstance(batch.inputs, dict) else (batch.inputs, {})
-        )
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = [
             group
-            for group in Graph(model, *given).groups
-            if spared.isdisjoint(owner_of(place.tensor) for place in group.places)
+            for group in Graph(model, *batch.arguments).groups
+            if spared.isdisjoint(group.owners)
             and any(place.tensor in trained for place in group.places)
         ]
         return _Shrinkage(self, groups, trained)

@@ -9,6 +9,7 @@ from torch import nn
 from overhaul.core import Context
 from overhaul.graph import Graph
 from overhaul.pruning._criterion import Criterion, Scores, per_unit, weights_of
+from overhaul.pruning._unit_norms import unit_size
 
 
 class Magnitude(Criterion):
@@ -34,16 +35,12 @@ class Magnitude(Criterion):
     @torch.no_grad()
     def scores(self, graph: Graph, model: nn.Module, ctx: Context) -> dict[str, Scores]:
         """Return the norms."""
-        tensors = dict(model.named_parameters())
+        weights = {name: p for name, p in model.named_parameters() if p.ndim > 1}
         result = {}
         for group in graph.groups:
-            places = weights_of(group, tensors)
+            places = weights_of(group, weights)
             if not places:
                 continue
-            sums = sum(per_unit(tensors[p.tensor].abs() ** self.p, p) for p in places)
-            count = sum(
-                p.positions.shape[1] * tensors[p.tensor].numel() / tensors[p.tensor].shape[p.dim]
-                for p in places
-            )
-            result[group.name] = (sums / count) ** (1 / self.p)
+            sums = sum(per_unit(weights[p.tensor].abs() ** self.p, p) for p in places)
+            result[group.name] = (sums / unit_size(group, weights)) ** (1 / self.p)
         return result

@@ -22,7 +22,6 @@ from overhaul.core import (
     Traits,
     evaluating,
     matching_names,
-    owner_of,
 )
 from overhaul.evaluation import model_device
 from overhaul.graph import Graph, Group, check_removal
@@ -122,7 +121,7 @@ class PruneByTrial(Step):
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Try, choose, prove the choice on random weights, and make one edit of it."""
-        inputs, named_inputs = _arguments(next(ctx.data.train.in_order(2)))
+        inputs, named_inputs = next(ctx.data.train.in_order(2)).arguments
         probe = deepcopy(model).cpu()
         graph = Graph(probe, inputs, named_inputs)
         groups = self._groups(probe, graph, ctx, inputs, named_inputs)
@@ -152,7 +151,7 @@ class PruneByTrial(Step):
         spared = matching_names(modules, self.exclude, "exclude") if self.exclude else set()
         groups = []
         for group in graph.groups:
-            if any(owner_of(place.tensor) in spared for place in group.places):
+            if not spared.isdisjoint(group.owners):
                 continue
             try:
                 check_removal(probe, graph, {group.name: [group.units - 1]}, inputs, named_inputs)
@@ -183,10 +182,6 @@ class PruneByTrial(Step):
         if self.order == "smallest":
             return [units for _, units in sorted(found, key=lambda item: item[0])]
         return [found[i][1] for i in torch.randperm(len(found), generator=draws).tolist()]
-
-
-def _arguments(batch: Batch) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    return ((), batch.inputs) if isinstance(batch.inputs, dict) else (batch.inputs, {})
 
 
 @torch.no_grad()

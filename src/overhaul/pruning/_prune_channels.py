@@ -1,9 +1,8 @@
 """`PruneChannels`: whole channels, heads and hidden units are taken out."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -19,14 +18,7 @@ from overhaul.core import (
     owner_of,
 )
 from overhaul.evaluation import forward_call, measure_latency
-from overhaul.graph import (
-    ConfigSizes,
-    Graph,
-    Group,
-    align_config_,
-    check_removal,
-    config_sizes,
-)
+from overhaul.graph import ConfigSizes, Graph, Group, aligned_sizes, check_removal
 from overhaul.pruning._criterion import Criterion
 from overhaul.pruning._magnitude import Magnitude
 from overhaul.pruning._repair import Repair, readers_that_lose
@@ -129,13 +121,13 @@ class PruneChannels(Step):
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Remove in rounds, with training between them."""
         batch = next(ctx.data.train.in_order(2))
-        graph = _graph(model, batch)
+        graph = Graph(model, *batch.arguments)
         full = _Full(graph.macs(), graph.parameters())
         for number in range(1, self.rounds + 1):
             if number > 1:
                 assert self.between is not None
                 model = _train(self.between, model, ctx, number - 1)
-                graph = _graph(model, batch)
+                graph = Graph(model, *batch.arguments)
             model = self._round(model, graph, batch, full, number / self.rounds, ctx)
         return model
 
@@ -168,7 +160,7 @@ class PruneChannels(Step):
         if not units:
             ctx.log("removed_units", 0, reason="the model meets the target as it is")
             return model
-        error = check_removal(model, graph, units, *_arguments(batch))
+        error = check_removal(model, graph, units, *batch.arguments)
         gone = graph.gone(units)
         if self.repair is not None:
             self.repair.apply_(model, list(readers_that_lose(model, graph, gone)), ctx)
@@ -189,8 +181,8 @@ class PruneChannels(Step):
             group
             for group in graph.groups
             if group.kind in self.kinds
-            and not _owners(group) & spared
-            and (wanted is None or _owners(group) & wanted)
+            and spared.isdisjoint(group.owners)
+            and (wanted is None or not wanted.isdisjoint(group.owners))
         ]
 
     def _select(
@@ -293,21 +285,11 @@ class PruneChannels(Step):
         return found
 
 
-class _Full:
+class _Full(NamedTuple):
     """What the model costs before the first round, for the batch that is looked at."""
 
-    def __init__(self, macs: int, parameters: int) -> None:
-        self.macs, self.parameters = macs, parameters
-
-
-def _graph(model: nn.Module, batch: Batch) -> Graph:
-    return Graph(model, *_arguments(batch))
-
-
-def _arguments(batch: Batch) -> tuple[Sequence[Any], dict[str, Any]]:
-    if isinstance(batch.inputs, dict):
-        return (), batch.inputs
-    return batch.inputs, {}
+    macs: int
+    parameters: int
 
 
 def _one(batch: Batch) -> Batch:
@@ -321,19 +303,11 @@ def _smaller(model: nn.Module, graph: Graph, units: Units) -> nn.Module:
 
 def _align_config(model: nn.Module, batch: Batch, ctx: Context) -> nn.Module:
     """Let the config of a Hugging Face model follow, where it can, so that it saves and loads."""
-    before = config_sizes(model)
-    if not before:
-        return model
-    trial = copy.deepcopy(model)
-    for name in align_config_(trial, *_arguments(batch)):
+    sizes, wrong = aligned_sizes(model, *batch.arguments)
+    for name in wrong:
         why = "no config gives this shape: save_pretrained works, from_pretrained does not"
         ctx.log("config_not_aligned", name, reason=why)
-    changed = {name: size for name, size in config_sizes(trial).items() if size != before[name]}
-    return ctx.edit(model, ConfigSizes(sizes=changed)) if changed else model
-
-
-def _owners(group: Group) -> set[str]:
-    return {owner_of(place.tensor) for place in group.places}
+    return ctx.edit(model, ConfigSizes(sizes=sizes)) if sizes else model
 
 
 def _train(train: Train, model: nn.Module, ctx: Context, number: int) -> nn.Module:

@@ -51,7 +51,34 @@ def watch_inputs(
             handle.remove()
 
 
-def by_channel(module: nn.Module, values: Tensor) -> Tensor:
+def mean_inputs(
+    model: nn.Module,
+    paths: set[str],
+    batches: Iterator[Batch],
+    measure: Callable[[Tensor], Tensor] = torch.Tensor.double,
+) -> dict[str, Tensor]:
+    """Return what each of these layers takes in on average, by channel, `[C]`.
+
+    Args:
+        model: It is run in evaluation mode.
+        paths: The layers; one that is never called is left out.
+        batches: What to run it on.
+        measure: What to take the mean of, for rows of channels. Default: the values themselves.
+    """
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def add(path: str, module: nn.Module, values: Tensor) -> None:
+        rows = _by_channel(module, values)
+        total = measure(rows).double().sum(0)
+        sums[path] = sums[path] + total if path in sums else total
+        counts[path] = counts.get(path, 0) + len(rows)
+
+    watch_inputs(model, paths, batches, add)
+    return {path: total / counts[path] for path, total in sums.items()}
+
+
+def _by_channel(module: nn.Module, values: Tensor) -> Tensor:
     """Return the inputs of a layer as rows of channels, `[samples and places, C]`."""
     if isinstance(module, nn.modules.conv._ConvNd):
         values = values.movedim(values.ndim - len(module.kernel_size) - 1, -1)

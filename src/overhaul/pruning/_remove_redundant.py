@@ -127,9 +127,8 @@ class _Judge:
 
     def run(self, model: nn.Module) -> Any:
         batch = self.batch.map_inputs(_double) if self.double else self.batch
-        if isinstance(batch.inputs, dict):
-            return model(**batch.inputs)
-        return model(*batch.inputs)
+        inputs, named_inputs = batch.arguments
+        return model(*inputs, **named_inputs)
 
     def outputs(self, model: nn.Module) -> list[Tensor]:
         exact = self.exact(model)
@@ -227,8 +226,7 @@ def _remove(
     model: nn.Module, ctx: Context, judge: _Judge, spared: set[str], counts: Counter[str]
 ) -> nn.Module:
     refused: set[str] = set()
-    inputs = judge.batch.inputs
-    given: Any = ((), inputs) if isinstance(inputs, dict) else (inputs, {})
+    given = judge.batch.arguments
     while True:
         try:
             graph = Graph(model, *given)
@@ -238,8 +236,7 @@ def _remove(
         flow, together = watch_layers(judge.exact(model), judge.run), computed_together(graph)
         plans = []
         for group in graph.groups:
-            owners = {owner_of(place.tensor) for place in group.places}
-            if group.name not in refused and spared.isdisjoint(owners):
+            if group.name not in refused and spared.isdisjoint(group.owners):
                 plan = redundant_units(model, group, flow, together)
                 plans += [plan] if plan.found else []
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from overhaul.core import Context
 from overhaul.graph import Graph
-from overhaul.pruning._criterion import Criterion, Scores, gradients, per_unit, readers_of
+from overhaul.pruning._criterion import Criterion, Scores, loss_changes
 
 
 class Taylor(Criterion):
@@ -40,13 +40,8 @@ class Taylor(Criterion):
 
     def scores(self, graph: Graph, model: nn.Module, ctx: Context) -> dict[str, Scores]:
         """Return the mean absolute first-order changes."""
-        tensors = dict(model.named_parameters())
         result: dict[str, Scores] = {}
-        for found in gradients(model, ctx, self.batches, self.batch_size):
-            for group in graph.groups:
-                places = [p for p in readers_of(group, tensors) if p.tensor in found]
-                if not places:
-                    continue
-                change = sum(per_unit(tensors[p.tensor] * found[p.tensor], p) for p in places)
-                result[group.name] = result.get(group.name, 0) + np.abs(change) / self.batches
+        for changes in loss_changes(graph, model, ctx, self.batches, self.batch_size):
+            for name, change in changes.items():
+                result[name] = result.get(name, 0) + np.abs(change) / self.batches
         return result

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-import yaml
 from torch import nn
 
 from overhaul.core import (
@@ -26,6 +25,7 @@ from overhaul.core import (
     forward_problem,
     model_fingerprint,
     write_text,
+    yaml_text,
 )
 from overhaul.deploy import load
 from overhaul.evaluation import (
@@ -165,8 +165,7 @@ def _write_header(
         "seed": setting.seed,
     }
     if folder.writable:
-        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-        write_text(folder.path / "recipe.yaml", text)
+        write_text(folder.path / "recipe.yaml", yaml_text(recipe))
 
 
 def _readable(spec: Spec) -> object:
