@@ -206,7 +206,8 @@ class _Without(TorchFunctionMode):
             args = (args[0], args[0].shape[args[0].ndim - len(sizes) :], *args[2:])
         elif name == "multi_head_attention_forward":
             func = attend
-            args = (*args[:4], int((~self.gone[mixing.groups]).sum()), *args[5:])
+            if mixing.groups is not None:
+                args = (*args[:4], int((~self.gone[mixing.groups]).sum()), *args[5:])
         elif name == "group_norm" and mixing.groups is not None:
             args = (args[0], int((~self.gone[mixing.groups]).sum()), *args[2:])
         out = func(*args, **kwargs)

@@ -11,6 +11,7 @@ from torch import Tensor
 from overhaul.graph._call import Call, Dims, UnknownUse, rule
 from overhaul.graph._labels import Dim
 from overhaul.graph._sizes import Attribute, Combined, Expression, Extent, expression_of
+from overhaul.graph._trace import Equation
 
 
 def _axis(dim: int, rank: int) -> int:
@@ -61,8 +62,24 @@ def view(call: Call, input: Tensor, *shape: Any, **named: Any) -> Dims:
     for size, dim, count in zip(sizes, dims, call.out.shape, strict=True):
         if int(size) != -1:
             call.require(size, dim, count)
+    _stays_a_copy(call, input)
     _heads_of(call, sizes, dims)
     return dims
+
+
+def _stays_a_copy(call: Call, input: Tensor) -> None:
+    """Of an expanded tensor a reshape makes a copy, but not where a dimension of one is left.
+
+    What it makes then is expanded itself, and a `view` that comes after it fails.
+    """
+    expanded = any(n > 1 and step == 0 for n, step in zip(input.shape, input.stride(), strict=True))
+    if not expanded or call.out.data_ptr() == input.data_ptr():
+        return
+    text = "the reshape of an expanded tensor is a copy only where more than one is left"
+    for size, dim in zip(input.shape, call.dims(input), strict=True):
+        if dim is not None:
+            more = Combined(operator.gt, Extent(dim, size), 1)
+            call.trace.equations.append(Equation(more, 1, call.where, text))
 
 
 def _heads_of(call: Call, sizes: Sequence[int], dims: Sequence[Dim]) -> None:
