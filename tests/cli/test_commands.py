@@ -188,6 +188,16 @@ def test_profile_takes_a_factory_or_a_recipe(folder: Path) -> None:
     assert values["latency_ms"] > 0
 
 
+def test_profile_shows_what_can_be_removed(folder: Path) -> None:
+    found = document("profile", folder / "recipe.yaml", "--prunable")
+    (group,) = found["groups"]
+    assert (group["kind"], group["units"]) == ("channels", 12)
+    assert group["macs_of_a_unit"] == pytest.approx(1 / 12)
+    assert found["not_prunable"] == []
+    text = call("profile", "torch.nn:Flatten", "--shape", "1,3,4", "--prunable").stdout
+    assert "Nothing of this model can be removed." in text
+
+
 def test_verify_says_what_it_checked(folder: Path) -> None:
     artifact = folder / "run" / "artifact"
     assert document("verify", artifact)["files"] >= 2

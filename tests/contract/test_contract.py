@@ -6,7 +6,7 @@ import pytest
 
 import overhaul
 from overhaul.core import Spec, Step
-from overhaul.testing import check_spec, check_step, example_of, tiny_multi_task
+from overhaul.testing import check_spec, check_step, example_of, tiny_multi_task, tiny_residual
 
 SPECS = [
     cls
@@ -18,6 +18,8 @@ SPECS = [
 STEPS = [cls for cls in SPECS if issubclass(cls, Step)]
 TASKS = {"AddHeads": tiny_multi_task}
 """What makes the task of a step that is not for one of a single part."""
+MODELS = {"DropLayers": tiny_residual}
+"""What makes the model of a step that has nothing to do in a network without blocks."""
 METHOD_ROOMS = ("pruning", "distillation", "transfer", "multitask")
 
 
@@ -42,8 +44,12 @@ def test_every_field_is_described_in_the_docstring(cls: type[Spec]) -> None:
 def test_step(cls: type[Step]) -> None:
     step = example_of(cls)
     assert isinstance(step, Step)
-    make_task = TASKS.get(cls.__name__)
-    check_step(step, task=make_task() if make_task is not None else None)
+    make_task, make_model = TASKS.get(cls.__name__), MODELS.get(cls.__name__)
+    check_step(
+        step,
+        model=make_model() if make_model is not None else None,
+        task=make_task() if make_task is not None else None,
+    )
 
 
 @pytest.mark.parametrize("cls", STEPS, ids=lambda cls: cls.__name__)

@@ -115,3 +115,18 @@ def test_the_oracle_can_fail() -> None:
 def test_impossible_removals_are_refused(units: dict[str, list[int]], match: str) -> None:
     with pytest.raises(ModelError, match=match):
         Graph(mlp(), (torch.rand(2, 4),)).remove(units)
+
+
+def test_outputs_that_tell_nothing_prove_nothing() -> None:
+    class Silent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.net(x) * 0
+            return out
+
+    model, inputs = Silent(), (torch.rand(2, 4),)
+    with pytest.raises(ModelError, match="nothing can be proved"):
+        check_removal(model, Graph(model, inputs), {"net.0": [0]}, inputs)

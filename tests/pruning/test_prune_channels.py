@@ -314,3 +314,30 @@ def test_a_failed_proof_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ModelError, match="something else"):
         PruneChannels(macs=0.5, repair=BiasCompensation()).apply(model, context(tmp_path, model))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_config_of_a_transformer_follows_and_is_an_edit(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from overhaul.graph import ConfigSizes
+
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=32,
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        num_labels=3,
+    )
+    torch.manual_seed(0)
+    model: Any = transformers.ViTForImageClassification(config)
+    ctx = context(tmp_path, model)
+    step = PruneChannels(fraction=0.5, exclude=("vit.embeddings", "*.attention"))
+    smaller: Any = step.apply(model, ctx)
+    assert ConfigSizes(sizes={"intermediate_size": 16}) in ctx.edits
+    smaller.save_pretrained(tmp_path / "saved")
+    again = type(smaller).from_pretrained(tmp_path / "saved").eval()
+    inputs = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(again(inputs).logits, smaller.eval()(inputs).logits)

@@ -11,6 +11,7 @@ import typer
 
 from overhaul.cli._answer import Answer, resumable
 from overhaul.cli._demo import run_demo
+from overhaul.cli._prunable import prunable_answer
 from overhaul.core import (
     Batch,
     Fact,
@@ -157,6 +158,9 @@ def profile(
         typer.Option(metavar="FILE", help="With a factory: a .safetensors, .pt or .pth file."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads for the timing.")] = 1,
+    prunable: Annotated[
+        bool, typer.Option("--prunable", help="Show instead what can be removed, and what not.")
+    ] = False,
 ) -> Answer:
     """Measure what a model costs: parameters, MACs, bytes, memory, latency."""
     _import_from_here(Path(model))
@@ -174,6 +178,8 @@ def profile(
             "the shape that the model takes. If it takes no floats, give a recipe file, whose data "
             "is used."
         )
+    if prunable:
+        return prunable_answer(network, batch)
     facts = cost_facts(network, batch, subject="original")
     timed = measure_latency({"original": forward_call(network, batch)}, threads=threads)
     facts += latency_facts(timed, batch_size=len(batch))

@@ -1,6 +1,6 @@
 """What of a model belongs together, and how to take it out without breaking anything."""
 
-from overhaul.graph._align_config import align_config_
+from overhaul.graph._align_config import ConfigSizes, align_config_, config_sizes
 from overhaul.graph._equations import Gone
 from overhaul.graph._graph import Graph, Group, Place, Unprunable
 from overhaul.graph._labels import Reason
@@ -8,6 +8,7 @@ from overhaul.graph._oracle import check_removal
 from overhaul.graph._remove_units import RemoveUnits
 
 __all__ = [
+    "ConfigSizes",
     "Gone",
     "Graph",
     "Group",
@@ -17,4 +18,5 @@ __all__ = [
     "Unprunable",
     "align_config_",
     "check_removal",
+    "config_sizes",
 ]

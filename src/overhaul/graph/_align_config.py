@@ -7,8 +7,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from overhaul.core import evaluating
+from overhaul.core import Edit, evaluating
 from overhaul.graph._tensors_in import tensors_in
+
+
+class ConfigSizes(Edit):
+    """Integers of a Hugging Face `model.config` are set to the sizes that the model now has.
+
+    Args:
+        sizes: The new values by their names, `text_config.hidden_size` for one inside another.
+
+    Example:
+        >>> ConfigSizes(sizes={"intermediate_size": 48})
+        ConfigSizes(sizes={'intermediate_size': 48})
+    """
+
+    sizes: dict[str, int]
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Set them, in a config of the model's own."""
+        model.config = copy.deepcopy(model.config)
+        for name, value in self.sizes.items():
+            _set(model.config, tuple(name.split(".")), value)
+        return model
+
+
+def config_sizes(model: nn.Module) -> dict[str, int]:
+    """Return the integers of `model.config` by their names; nothing if it has none."""
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(model, "save_pretrained"):
+        return {}
+    return {".".join(place): _get(config, place) for place in _integers(config)}
 
 
 def align_config_(

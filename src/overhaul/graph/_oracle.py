@@ -67,6 +67,7 @@ def check_removal(
     _kill_(killed, graph.trace, gone)
     with torch.no_grad(), evaluating(killed), _Without(graph.trace, gone) as watch:
         expected = killed(*inputs, **named_inputs)
+    _refuse_silent(expected)
     del killed  # a large model and two copies in double precision need not fit at once
     removed = edit.apply(_random_copy(model))
     with torch.no_grad(), evaluating(removed):
@@ -87,6 +88,17 @@ def check_removal(
             f"{difference:.2g} of the largest, more than {tolerance:.0e}, so nothing was removed."
         )
     return difference
+
+
+def _refuse_silent(outputs: Any) -> None:
+    """Refuse outputs that would be equal whatever is removed."""
+    values = [tensor for tensor in tensors_in(outputs) if tensor.numel()]
+    floating = [tensor for tensor in values if tensor.is_floating_point()]
+    if not any(bool((t.isfinite() & (t != 0)).any()) for t in floating or values):
+        raise ModelError(
+            "with random weights the model's outputs are all zero or not finite, so that nothing "
+            "can be proved about a removal. Give other inputs, or leave the model as it is."
+        )
 
 
 def _rounding(
@@ -206,10 +218,16 @@ class _Without(TorchFunctionMode):
             args = (args[0], args[0].shape[args[0].ndim - len(sizes) :], *args[2:])
         elif name == "multi_head_attention_forward":
             func = attend
-            if mixing.groups is not None:
+            if mixing.groups is not None:  # a single head stays
                 args = (*args[:4], int((~self.gone[mixing.groups]).sum()), *args[5:])
         elif name == "group_norm" and mixing.groups is not None:
             args = (args[0], int((~self.gone[mixing.groups]).sum()), *args[2:])
+        elif name.startswith("conv") and mixing.groups is not None:
+            stay = int((~self.gone[mixing.groups]).sum())
+            if "groups" in kwargs:
+                kwargs["groups"] = stay
+            else:
+                args = (*args[:6], stay, *args[7:])
         out = func(*args, **kwargs)
         outputs = iter(mixing.outputs)
         return tree_map_only(Tensor, lambda t: self._whole(t, next(outputs)), out)

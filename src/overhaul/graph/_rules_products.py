@@ -78,7 +78,7 @@ def _convolved(
         call.fix(dim, "neighbouring positions are computed together")
     channels = dims[input.ndim - rank - 1]
     first, second = kernel[:2]
-    count = int(groups)
+    count, group = int(groups), None
     if count == 1:
         call.reads(weight, 0 if transposed else 1)
         inputs, outputs = (first, second) if transposed else (second, first)
@@ -106,7 +106,8 @@ def _convolved(
             inputs = second
         call.require(groups, group, count)
     if call.trace.flow(weight).state is None:
-        call.mixes([[*dims[: input.ndim - rank - 1], outputs, *[None] * rank]])
+        result = [*dims[: input.ndim - rank - 1], outputs, *[None] * rank]
+        call.mixes([result], groups=group)
     if bias is not None and len(bias) > 1:
         call.tie(outputs, call.dims(bias)[0])
     pixels = math.prod((input if transposed else call.out).shape[-rank:])

@@ -19,7 +19,14 @@ from overhaul.core import (
     owner_of,
 )
 from overhaul.evaluation import forward_call, measure_latency
-from overhaul.graph import Graph, Group, check_removal
+from overhaul.graph import (
+    ConfigSizes,
+    Graph,
+    Group,
+    align_config_,
+    check_removal,
+    config_sizes,
+)
 from overhaul.pruning._criterion import Criterion
 from overhaul.pruning._magnitude import Magnitude
 from overhaul.pruning._repair import Repair, readers_that_lose
@@ -171,7 +178,8 @@ class PruneChannels(Step):
         ctx.log("kept_macs", graph.macs(gone) / full.macs)
         ctx.log("kept_parameters", graph.parameters(gone) / full.parameters)
         ctx.log("removal_error", error)
-        return ctx.edit(model, graph.remove(units))
+        model = ctx.edit(model, graph.remove(units))
+        return _align_config(model, batch, ctx)
 
     def _chosen(self, graph: Graph, model: nn.Module) -> list[Group]:
         paths = dict(model.named_modules())
@@ -309,6 +317,19 @@ def _one(batch: Batch) -> Batch:
 def _smaller(model: nn.Module, graph: Graph, units: Units) -> nn.Module:
     smaller = copy.deepcopy(model)
     return graph.remove(units).apply(smaller).eval() if units else smaller.eval()
+
+
+def _align_config(model: nn.Module, batch: Batch, ctx: Context) -> nn.Module:
+    """Let the config of a Hugging Face model follow, where it can, so that it saves and loads."""
+    before = config_sizes(model)
+    if not before:
+        return model
+    trial = copy.deepcopy(model)
+    for name in align_config_(trial, *_arguments(batch)):
+        why = "no config gives this shape: save_pretrained works, from_pretrained does not"
+        ctx.log("config_not_aligned", name, reason=why)
+    changed = {name: size for name, size in config_sizes(trial).items() if size != before[name]}
+    return ctx.edit(model, ConfigSizes(sizes=changed)) if changed else model
 
 
 def _owners(group: Group) -> set[str]:

@@ -32,6 +32,39 @@ def tiny_cnn(width: int = 6, classes: int = 3) -> TinyCNN:
         return TinyCNN(width, classes)
 
 
+class TinyResidual(nn.Module):
+    """Residual blocks of one shape, for images `[B, 1, 8, 8]`."""
+
+    def __init__(self, blocks: int = 3, width: int = 6, classes: int = 3) -> None:
+        """Make a network with `width` channels."""
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(_Block(width) for _ in range(blocks)))
+        self.fc = nn.Linear(width * 16, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, 1, 8, 8]` to logits `[B, classes]`."""
+        x = torch.max_pool2d(self.blocks(torch.relu(self.stem(x))), 2)
+        logits: Tensor = self.fc(x.flatten(1))
+        return logits
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.bn = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.bn(self.conv(x)))
+
+
+def tiny_residual(blocks: int = 3) -> TinyResidual:
+    """Return a `TinyResidual` whose weights depend on its size alone."""
+    with seeded(0):
+        return TinyResidual(blocks)
+
+
 def tiny_arrays(samples: int = 48, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return noisy images `[N, 1, 8, 8]` with a bright column per class, and labels `[N]`."""
     generator = torch.Generator().manual_seed(seed)
