@@ -196,7 +196,11 @@ class Spec(BaseModel):
 
     def to_yaml(self) -> str:
         """Return the short form as YAML."""
-        return yaml.safe_dump(self.to_data(), sort_keys=False, allow_unicode=True)
+        data = self.to_data()
+        text: str = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        if yaml.safe_load(text) != data:  # some control characters are written as line breaks
+            text = yaml.safe_dump(data, sort_keys=False, allow_unicode=False)
+        return text
 
     @classmethod
     def from_yaml(cls, text: str) -> Self:

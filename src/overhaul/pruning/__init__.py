@@ -19,7 +19,7 @@ from overhaul.pruning._prune_weights import PruneWeights
 from overhaul.pruning._random import Random
 from overhaul.pruning._recalibrate_norm import RecalibrateNorm
 from overhaul.pruning._remove_redundant import RemoveRedundant
-from overhaul.pruning._repair import Repair
+from overhaul.pruning._repair import Reader, Repair
 from overhaul.pruning._replace_by_identity import ReplaceByIdentity
 from overhaul.pruning._taylor import Taylor
 
@@ -41,6 +41,7 @@ __all__ = [
     "PruneChannels",
     "PruneWeights",
     "Random",
+    "Reader",
     "RecalibrateNorm",
     "RemoveRedundant",
     "Repair",

@@ -15,8 +15,8 @@ class Fisher(Criterion):
     Near a minimum the first-order change vanishes, and with the diagonal of the empirical Fisher
     information in place of the Hessian what is left is
 
-    .. math:: s_u = \frac{1}{2N} \sum_{n=1}^{N} \Big(\sum_{w \in u}
-        w \, \frac{\partial L_n}{\partial w}\Big)^2
+    .. math:: s_u = \frac{1}{2N} \sum_{n=1}^{N} \left(\sum_{w \in u}
+        w \, \frac{\partial L_n}{\partial w}\right)^2
 
     over the weights that take the unit in, with the gradient of one sample at a time.
 

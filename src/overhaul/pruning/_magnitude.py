@@ -14,7 +14,7 @@ from overhaul.pruning._criterion import Criterion, Scores, per_unit, weights_of
 class Magnitude(Criterion):
     r"""Score a unit by the norm of its weights.
 
-    .. math:: s_u = \Big(\frac{1}{n_u} \sum_{w \in u} |w|^p\Big)^{1/p}
+    .. math:: s_u = \left(\frac{1}{n_u} \sum_{w \in u} |w|^p\right)^{1/p}
 
     over the :math:`n_u` weights of all matrices and kernels that make the unit or take it in.
 

@@ -12,8 +12,8 @@ from overhaul.pruning._criterion import Criterion, Scores, gradients, per_unit, 
 class Taylor(Criterion):
     r"""Score a unit by the first-order change of the loss if it were zeroed.
 
-    .. math:: s_u = \frac{1}{B} \sum_{b=1}^{B} \Big|\sum_{w \in u}
-        w \, \frac{\partial L_b}{\partial w}\Big|
+    .. math:: s_u = \frac{1}{B} \sum_{b=1}^{B} \left|\sum_{w \in u}
+        w \, \frac{\partial L_b}{\partial w}\right|
 
     over the weights that take the unit in: zeroing them is zeroing the unit. The gradients are
     taken on the model as it stands, in evaluation mode.
