@@ -120,10 +120,11 @@ def _drawn(draw: Draw, kinds: list[type[Block]], shape: Shape, x: Tensor) -> tup
             continue
         try:
             y = block(x)
-        except RuntimeError as error:
-            if "view size is not compatible" not in str(error):
+        except (RuntimeError, ValueError) as error:
+            # A view of another order in memory, a normalization over a single pixel: draw again.
+            if not any(words in str(error) for words in ("view size", "more than 1 spatial")):
                 raise
-            continue  # the block before has left another order in memory
+            continue
         c, s = block.makes.channels, block.makes.side
         size = {"image": (c, s, s), "sequence": (s, c), "vector": (c,)}[block.makes.kind]
         assert y.shape[1:] == size, (block.name(), shape, y.shape)

@@ -11,7 +11,6 @@ from torch import Tensor
 from overhaul.graph._call import Call, Dims, UnknownUse, rule
 from overhaul.graph._labels import Dim
 from overhaul.graph._sizes import Attribute, Combined, Expression, Extent, expression_of
-from overhaul.graph._trace import Equation
 
 
 def _axis(dim: int, rank: int) -> int:
@@ -77,9 +76,7 @@ def _stays_a_copy(call: Call, input: Tensor) -> None:
         return
     text = "the reshape of an expanded tensor is a copy only where more than one is left"
     for size, dim in zip(input.shape, call.dims(input), strict=True):
-        if dim is not None:
-            more = Combined(operator.gt, Extent(dim, size), 1)
-            call.trace.equations.append(Equation(more, 1, call.where, text))
+        call.more_than(dim, size, 1, text)
 
 
 def _heads_of(call: Call, sizes: Sequence[int], dims: Sequence[Dim]) -> None:
@@ -184,6 +181,8 @@ def squeeze(call: Call, input: Tensor, dim: Any = None) -> Dims:
     shape = _shape_before(call, input)
     chosen = range(len(shape)) if dim is None else [_axis(d, len(shape)) for d in _listed((dim,))]
     dims = call.dims(input)
+    for d in chosen:
+        call.more_than(dims[d], shape[d], 1, "it would be squeezed away if only one were left")
     return [dims[d] for d in range(len(shape)) if d not in chosen or shape[d] != 1]
 
 
