@@ -109,11 +109,14 @@ def difference_to_zeroed(
     large = copy.deepcopy(model).double()
     smaller = edit.apply(copy.deepcopy(large))
     own: dict[str, Any] = {**dict(large.named_parameters()), **dict(large.named_buffers())}
+    parameters = dict(large.named_parameters())
     for name, removed in edit.removed.items():
         for dim, places in removed.items():
             # A row of a weight normalization is zero by its length; its direction cannot be zero.
             direction = dim == 0 and name.endswith(("original1", "weight_v"))
-            if own[name].is_floating_point() and not direction:
+            # Nor may a variance, which is divided by; what comes of it meets a column of zeros.
+            variance = name not in parameters and bool((own[name] > 0).all())
+            if own[name].is_floating_point() and not direction and not variance:
                 own[name].index_fill_(dim, torch.tensor(places), 0)
     double = [x.double() if x.is_floating_point() else x for x in inputs]
     with evaluating(large), evaluating(smaller):

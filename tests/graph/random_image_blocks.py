@@ -636,6 +636,87 @@ class Streams(_Image):
         return many.sum(1)
 
 
+class Statistics(_Image):
+    """Batch statistics by hand, as a layer of one's own has them."""
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, draw: Draw, shape: Shape) -> None:
+        super().__init__(draw, shape)
+        c = shape.channels
+        self.register_buffer("mean", torch.randn(c))
+        self.register_buffer("var", torch.rand(c) + 0.5)
+        self.weight = nn.Parameter(torch.ones(c))
+        self.how = draw.choice(["function", "view", "index"])
+
+    def forward(self, x: Tensor) -> Any:
+        if self.how == "function":
+            return F.batch_norm(x, self.mean, self.var, self.weight)
+        if self.how == "view":
+            shape = (1, -1, 1, 1)
+            scale = self.weight.view(shape) / self.var.view(shape).sqrt()
+            return (x - self.mean.view(shape)) * scale
+        return (x - self.mean[None, :, None, None]) * self.weight[:, None, None]
+
+
+class Dynamic(_Image):
+    """Weights that are computed: of the input, or of other weights."""
+
+    def __init__(self, draw: Draw, shape: Shape) -> None:
+        super().__init__(draw, shape)
+        c, n = shape.channels, width(draw)
+        self.how = draw.choice(["mix", "low", "gain", "depth", "own"])
+        self.weights = nn.Parameter(torch.randn(3, n, c, 3, 3) / 5)
+        self.route = nn.Linear(c, 3)
+        self.a, self.b = nn.Parameter(torch.randn(n, 2)), nn.Parameter(torch.randn(2, c))
+        self.conv = nn.Conv2d(c, n, 3, padding=1)
+        self.depth = nn.Conv2d(c, c, 3, padding=1, groups=c)
+        self.gain = nn.Parameter(torch.ones(n))
+        self.makes = Shape("image", c if self.how in ("depth", "own") else n, shape.side)
+        self.mixes = self.how == "mix"
+
+    def forward(self, x: Tensor) -> Any:
+        if self.how == "mix":
+            route = self.route(x.mean((0, 2, 3))).softmax(-1)
+            return F.conv2d(x, torch.einsum("e,eoihw->oihw", route, self.weights), padding=1)
+        if self.how == "low":
+            return F.conv2d(x, (self.a @ self.b)[:, :, None, None]).relu()
+        if self.how == "gain":
+            weight = self.conv.weight * self.gain.view(-1, 1, 1, 1)
+            return F.conv2d(x, weight, self.gain * 0.5, padding=1)
+        if self.how == "depth":
+            weight = self.depth.weight.abs()
+            return F.conv2d(x, weight, padding=1, groups=self.depth.groups)
+        kernels = x.mean((0, 2, 3)).tanh().view(-1, 1, 1, 1)
+        return F.conv2d(x, kernels, groups=x.shape[1])
+
+
+class Folded(_Image):
+    """Patches are taken, changed and put back."""
+
+    least_side = 2
+
+    @classmethod
+    def fits(cls, shape: Shape) -> bool:
+        return shape.side % 2 == 0
+
+    def __init__(self, draw: Draw, shape: Shape) -> None:
+        super().__init__(draw, shape)
+        c = shape.channels
+        self.scale = nn.Parameter(torch.ones(c, 1, 1))
+        self.how = draw.choice(["fold", "blocks"])
+
+    def forward(self, x: Tensor) -> Any:
+        b, c, h, w = x.shape
+        if self.how == "fold":
+            patches = F.unfold(x, 2, stride=2)
+            return F.fold(patches.relu(), (h, w), 2, stride=2) * self.scale
+        y = x.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        y = y.softmax(-1).permute(0, 3, 1, 4, 2, 5)
+        return y.reshape(b, c, h, w) * self.scale
+
+
 class AsSequence(_Image):
     """A block of sequences over the places of the image."""
 

@@ -125,6 +125,8 @@ def _drawn(draw: Draw, kinds: list[type[Block]], shape: Shape, x: Tensor) -> tup
             if not any(words in str(error) for words in ("view size", "more than 1 spatial")):
                 raise
             continue
+        if not y.isfinite().all():
+            continue
         c, s = block.makes.channels, block.makes.side
         size = {"image": (c, s, s), "sequence": (s, c), "vector": (c,)}[block.makes.kind]
         assert y.shape[1:] == size, (block.name(), shape, y.shape)

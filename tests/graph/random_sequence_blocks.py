@@ -484,6 +484,104 @@ class Queries(_Sequence):
         return scores @ self.v(x)
 
 
+class BareHeads(_Sequence):
+    """Attention whose weights are bare and have a dimension of heads."""
+
+    def __init__(self, draw: Draw, shape: Shape) -> None:
+        super().__init__(draw, shape)
+        c, h, d = shape.channels, draw.choice([2, 3]), draw.choice([2, 4])
+        self.q = nn.Parameter(torch.randn(h, c, d) / 3)
+        self.k = nn.Parameter(torch.randn(h, c, d) / 3)
+        self.v = nn.Parameter(torch.randn(c, h, d) / 3)
+        self.out = nn.Parameter(torch.randn(h, d, c) / 3)
+        self.temperature = nn.Parameter(torch.ones(h, 1, 1))
+
+    def forward(self, x: Tensor) -> Any:
+        q = torch.einsum("btc,hcd->bhtd", x, self.q)
+        k = x.unsqueeze(1) @ self.k
+        v = torch.tensordot(x, self.v, dims=1).permute(0, 2, 1, 3)
+        weights = (torch.einsum("bhid,bhjd->bhij", q, k) * self.temperature).softmax(-1)
+        return x + torch.einsum("bhtd,hdc->btc", weights @ v, self.out)
+
+
+class Encoder(_Sequence):
+    """`nn.TransformerEncoderLayer`."""
+
+    multiple, least = 2, 4
+
+    def __init__(self, draw: Draw, shape: Shape) -> None:
+        super().__init__(draw, shape)
+        first = draw.random() < 0.5
+        self.layer = nn.TransformerEncoderLayer(
+            shape.channels, 2, 7, batch_first=True, norm_first=first, activation="gelu"
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x)
+
+
+class Constants(_Sequence):
+    """Buffers and learned states."""
+
+    mean: Tensor
+    keep: Tensor
+
+    def __init__(self, draw: Draw, shape: Shape) -> None:
+        super().__init__(draw, shape)
+        c, n = shape.channels, width(draw)
+        self.how = draw.choice(["mean", "mask", "start", "where", "inplace", "list"])
+        self.register_buffer("mean", torch.randn(1, 1, c))
+        self.register_buffer("keep", torch.rand(c) > 0.3)
+        self.start = nn.Parameter(torch.randn(1, 1, n))
+        self.layer = nn.GRU(c, n, batch_first=True)
+        self.parts = nn.ParameterList(nn.Parameter(torch.randn(c)) for _ in range(2))
+        self.makes = Shape("sequence", n if self.how == "start" else c, shape.side)
+
+    def forward(self, x: Tensor) -> Any:
+        if self.how == "mean":
+            return (x - self.mean) * self.mean.square().add(0.1).rsqrt()
+        if self.how == "mask":
+            return x.masked_fill(~self.keep, 0.0) + x.tanh() * self.keep
+        if self.how == "where":
+            return torch.where(self.keep & (x > 0), x, self.mean * 0.5)
+        if self.how == "start":
+            return self.layer(x, self.start.expand(-1, x.shape[0], -1).contiguous())[0]
+        if self.how == "list":
+            return torch.addcmul(self.parts[0], x, self.parts[1])
+        y = x.clone()
+        y[:, 0] *= 2
+        y[:, 1:].add_(x[:, :-1]).sub_(self.mean)
+        return y.clamp_(-3, 3)
+
+
+class DividedHeads(_Sequence):
+    """Attention that divides its width by its heads in the forward pass."""
+
+    multiple, least = 2, 4
+
+    def __init__(self, draw: Draw, shape: Shape) -> None:
+        super().__init__(draw, shape)
+        c = shape.channels
+        self.num_heads = 2
+        self.head_dim = c // 2
+        self.how = draw.choice(["size", "dim", "own"])
+        self.q, self.k, self.v = nn.Linear(c, c), nn.Linear(c, c), nn.Linear(c, c)
+        self.proj = nn.Linear(c, c)
+
+    def forward(self, x: Tensor) -> Any:
+        b, t, c = x.shape
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.how == "size":
+            size = (b, t, self.num_heads, q.shape[-1] // self.num_heads)
+        elif self.how == "dim":
+            size = (b, t, -1, self.head_dim)
+        else:
+            size = (b, t, self.num_heads, c // self.num_heads)
+        q, k, v = (each.reshape(size).swapaxes(1, 2) for each in (q, k, v))
+        y = (torch.matmul(q, k.transpose(-1, -2)) * 0.3).softmax(-1).matmul(v)
+        return x + self.proj(y.swapaxes(1, 2).flatten(2))
+
+
 class OneAfterTheOther(_Sequence):
     """What has to be refused."""
 

@@ -21,8 +21,6 @@ def settle_sizes(trace: Trace) -> None:
     they lose the same places. Any pairing would be right; places of the same number are the
     obvious one. Equations that hold whatever is removed are dropped.
     """
-    for equation in trace.equations:
-        _fix_needed(trace, equation)
     for equation in _not_held(trace, trace.equations):
         for first, second in _pairs(equation):
             trace.tie(first, second, Reason("its size is that of something fixed", equation.where))
@@ -36,19 +34,6 @@ def settle_sizes(trace: Trace) -> None:
                     reason = Reason("its size is that of something fixed", equation.where)
                     trace.tie(known.dim, other.dim, reason)
     trace.equations = open_equations
-
-
-def _fix_needed(trace: Trace, equation: Equation) -> None:
-    """Fix what no unit can be removed of without leaving too little."""
-    more = equation.left
-    if not isinstance(more, Combined) or more.operation is not operator.gt or equation.right != 1:
-        return
-    left, least = more.left, more.right
-    if not isinstance(left, Extent) or left.dim is None or not isinstance(least, int):
-        return
-    roots, counts = np.unique(trace.labels.find(left.dim), return_counts=True)
-    needed = roots[left.size - counts <= least]
-    trace.fix(needed, Reason(equation.text, equation.where))
 
 
 def _not_held(trace: Trace, equations: list[Equation]) -> list[Equation]:
