@@ -25,6 +25,7 @@ def keep_enough(trace: Trace, root: Positions, groups: Sequence[Positions]) -> b
     group_of = np.full(len(root), -1, dtype=np.int64)
     for index, labels in enumerate(groups):
         group_of[labels] = index
+    left = [len(labels) for labels in groups]
     any_fixed = False
     for equation in trace.equations:
         if (bound := _bound(equation)) is None:
@@ -34,22 +35,24 @@ def keep_enough(trace: Trace, root: Positions, groups: Sequence[Positions]) -> b
         owner = np.where(trace.labels.free(roots), group_of[roots], -1)
         sure = int(counts[owner < 0].sum())
         for index in np.unique(owner[owner >= 0]).tolist():
-            if (owner == index).sum() == len(groups[index]):
+            if (owner == index).sum() == left[index]:
                 sure += int(counts[owner == index].min())
         for label, count in zip(roots[owner >= 0], counts[owner >= 0], strict=True):
             if sure > least:
                 break
             trace.fix(np.array([label]), Reason(equation.text, equation.where))
+            left[int(group_of[label])] -= 1
             sure += int(count)
             any_fixed = True
     return any_fixed
 
 
 def _bound(equation: Equation) -> tuple[Extent, int] | None:
-    """Return of an equation that says that a size is more than a number the two."""
+    """Return of an equation that says that a size is more than another the size and the other."""
     more = equation.left
     if not isinstance(more, Combined) or more.operation is not operator.gt or equation.right != 1:
         return None
-    if isinstance(more.left, Extent) and more.left.dim is not None and isinstance(more.right, int):
-        return more.left, more.right
+    least = more.right.size if isinstance(more.right, Extent) else more.right
+    if isinstance(more.left, Extent) and more.left.dim is not None and isinstance(least, int):
+        return more.left, least
     return None
