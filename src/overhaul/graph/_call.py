@@ -18,6 +18,14 @@ class UnknownUse(Exception):  # noqa: N818 - not an error: the rule's answer
     """A rule does not know this use of its operation; the text says why."""
 
 
+_PARTS = frozenset(
+    [
+        *("__getitem__", "narrow", "split", "split_with_sizes", "chunk", "tensor_split"),
+        *("index_select", "gather", "take_along_dim"),
+    ]
+)
+
+
 @dataclass
 class Call:
     """One operation: what went in, what came out, and where it stands in the user's code."""
@@ -70,6 +78,17 @@ class Call:
         if dim is not None:
             more = Combined(operator.gt, Extent(dim, size), least)
             self.trace.equations.append(Equation(more, 1, self.where, text))
+
+    def several(self, dim: Dim, size: int) -> Dim:
+        """Return the labels of a dimension of a result; a part must not become empty."""
+        if dim is None:
+            return None
+        if size == 1:
+            self.fix(dim, "it is the only position of a dimension")
+            return None
+        if self.name in _PARTS:
+            self.more_than(dim, size, 0, "nothing would be left of a part that is picked")
+        return dim
 
     def concrete(self, dim: Dim, size: int) -> Positions:
         """Return labels of a dimension, if need be some that stay."""

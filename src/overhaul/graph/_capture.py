@@ -19,7 +19,7 @@ from overhaul.graph import (  # noqa: F401 - the rules register themselves
     _rules_shape,
 )
 from overhaul.graph._call import RULES, Call, UnknownUse
-from overhaul.graph._labels import Dim, Reason
+from overhaul.graph._labels import Reason
 from overhaul.graph._sized_attributes import sized_attributes
 from overhaul.graph._sizes import Attribute, Expression, Extent, Size, expression_of, leaves
 from overhaul.graph._tensors_in import tensors_in
@@ -269,7 +269,7 @@ class _Tracer(TorchFunctionMode):
                         call.tie(dim, given)
                 self._written(out, depends)
                 continue
-            dims = [_several(call, dim, size) for dim, size in zip(dims, out.shape, strict=True)]
+            dims = [call.several(dim, size) for dim, size in zip(dims, out.shape, strict=True)]
             self.trace.flows[out] = Flow(dims, depends, values=values)
         if name in ("__setitem__", "setitem"):
             self._written(tensors[0], depends)
@@ -392,26 +392,6 @@ class _Tracer(TorchFunctionMode):
         """A size was used as a number."""
         if not self.inside:
             self.trace.number(size, where_now())
-
-
-_PARTS = frozenset(
-    [
-        *("__getitem__", "narrow", "split", "split_with_sizes", "chunk", "index_select", "gather"),
-        *("take_along_dim", "masked_select"),
-    ]
-)
-
-
-def _several(call: Call, dim: Dim, size: int) -> Dim:
-    """Return the labels of a dimension; a part of another one must not become empty."""
-    if dim is None:
-        return None
-    if size == 1:
-        call.fix(dim, "it is the only position of a dimension")
-        return None
-    if call.name in _PARTS:
-        call.more_than(dim, size, 0, "nothing would be left of a part that is picked")
-    return dim
 
 
 class _Unseen(TorchDispatchMode):

@@ -403,21 +403,6 @@ def fold(call: Call, input: Tensor, output_size: Any, kernel_size: Any, *_: Any,
     return [*dims[:-2], channel, None, None]
 
 
-@rule("meshgrid", "arange", "linspace", "eye", "tensor", "as_tensor")
-def positions(call: Call, *args: Any, **options: Any) -> Any:
-    """Values that depend on the size: it must stay."""
-    for value in (*args, *options.values()):
-        if isinstance(value, int) and not isinstance(value, bool):
-            call.trace.number(_expression(value), call.where)
-    if isinstance(call.out, Tensor):
-        return [None] * call.out.ndim
-    return [[None] * tensor.ndim for tensor in call.out]
-
-
-def _expression(value: int) -> Any:
-    return getattr(value, "expression", int(value))
-
-
 def sides(call: Call, input: Tensor, kept: int) -> Dims:
     """Return dims of which the first `kept` stay as they are and the rest are fixed."""
     dims = call.dims(input)
