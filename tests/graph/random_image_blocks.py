@@ -722,7 +722,7 @@ class AsSequence(_Image):
 
     @classmethod
     def fits(cls, shape: Shape) -> bool:
-        return shape.side <= 3
+        return shape.side <= 3 and shape.channels >= 2
 
     def __init__(self, draw: Draw, shape: Shape) -> None:
         super().__init__(draw, shape)
