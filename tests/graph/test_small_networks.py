@@ -620,6 +620,17 @@ class FromTheEnd(Net):
         return x[:, -self.kept :][:, : -self.left_out]
 
 
+class RolledBack(Net):
+    """The number of channels that go round is an attribute with its sign changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = 2
+
+    def middle(self, x: Tensor) -> Tensor:
+        return torch.roll(x, -self.shift, dims=1)
+
+
 class Squeezed(nn.Module):
     """With one channel left, there would be a dimension less."""
 
@@ -763,7 +774,8 @@ CASES = [
     Case(SizeAsNumber, IMAGE, AROUND, ("enters the computation as a number",)),
     Case(Sorted, IMAGE, AROUND, ("`sort` is not known",)),
     Case(OneOfTwo, IMAGE, {"first": 7, **AROUND}, ("the only position",)),
-    Case(FromTheEnd, IMAGE, {"first": 3, "first#2": 4, **AROUND}, ("from the end",)),
+    Case(FromTheEnd, IMAGE, {"first": 3, "first#2": 4, **AROUND}, ("would become zero",)),
+    Case(RolledBack, IMAGE, {"first": 7, **AROUND}, ("would become zero",)),
     Case(Squeezed, IMAGE, {"conv": 4}, ("squeezed away",)),
     Case(ExpandedView, IMAGE, {"conv": 3}, ("is a copy only where",)),
     Case(Spread, SEQUENCE, {"queries": 4}, ("single position",)),
