@@ -1,111 +1,84 @@
-"""Random networks: every removal is proved, and what is refused is counted.
+"""Random networks: what can be removed is removed and compared, and refusals are counted.
 
-python benchmarks/fuzz_graph.py --networks 2000 --processes 2 \
+python benchmarks/fuzz_graph.py --networks 20000 --processes 2 \
     --out benchmarks/results/fuzz_graph.json
+
+The networks are those of the seeds 0, 1, 2, ... A run that was stopped goes on from its `--out`
+with `--go-on`; what it has counted is written after every 500 networks.
 """
 
 import argparse
 import json
 import multiprocessing
 import platform
-import random
 import sys
 import time
 import warnings
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from overhaul.core import ModelError
-from overhaul.graph import Graph, check_removal
-from tests.graph.random_networks import random_network
+from tests.graph.fuzzing import Judgement, judge
 
-OTHER_FACTOR = "another factor of the same dimension is removed instead of it"
+AT_A_TIME = 500
 
 
-@dataclass
-class Outcome:
-    """What one seed gave."""
-
-    seed: int
-    groups: int = 0
-    removals: int = 0
-    refused_joint: int = 0
-    wrong: list[str] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
-
-
-def fuzz(seed: int) -> Outcome:
+def judged(seed: int) -> Judgement:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    outcome = Outcome(seed)
-    model, inputs = random_network(seed)
-    try:
-        graph = Graph(model, inputs)
-    except Exception as error:  # a crash of the analysis is as wrong as a wrong removal
-        outcome.wrong.append(f"Graph: {type(error).__name__}: {error}")
-        return outcome
-    outcome.groups = len(graph.groups)
-    reasons = [each.reason.text for each in graph.refusals]
-    outcome.refusals = [text for text in reasons if OTHER_FACTOR not in text]
-    draw = random.Random(seed)
-    plans = [
-        {g.name: draw.sample(range(g.units), draw.randint(1, g.units - 1))} for g in graph.groups
-    ]
-    joint = {g.name: draw.sample(range(g.units), g.units // 2) for g in graph.groups}
-    plans += [joint] if len(joint) > 1 else []
-    for units in plans:
-        try:
-            check_removal(model, graph, units, inputs)
-        except ModelError as error:
-            if len(units) > 1 and "cannot be removed together" in str(error):
-                outcome.refused_joint += 1
-                continue
-            outcome.wrong.append(f"{units}: {error}")
-        except Exception as error:
-            outcome.wrong.append(f"{units}: {type(error).__name__}: {error}")
-        outcome.removals += 1
-    return outcome
+    return judge(seed)
+
+
+def add_(counts: dict[str, Any], found: Judgement) -> None:
+    counts["networks"] += 1
+    counts["groups"] += found.groups
+    counts["removals"] += found.removals
+    counts["compared_twice"] += found.zeroed
+    counts["refused_together"] += found.together
+    counts["wrong"] += found.wrong
+    counts["refusals"] = dict((Counter(counts["refusals"]) + found.refusals).most_common())
+    refused = sum(counts["refusals"].values())
+    counts["refused_rate"] = refused / max(1, refused + counts["groups"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--networks", type=int, default=2000)
+    parser.add_argument("--networks", type=int, default=20000)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after these")
+    parser.add_argument("--go-on", action="store_true", help="add to what --out has counted")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    begun = time.perf_counter()
-    outcomes: list[Outcome] = []
-    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for outcome in pool.imap(fuzz, range(options.networks), chunksize=5):
-            outcomes.append(outcome)
-            for text in outcome.wrong:
-                print("WRONG", outcome.seed, text[:400], flush=True)
-            if time.perf_counter() - begun > options.seconds:
-                break
-    refusals = Counter(text for outcome in outcomes for text in outcome.refusals)
-    groups = sum(outcome.groups for outcome in outcomes)
-    result = {
-        "networks": len(outcomes),
-        "groups": groups,
-        "removals": sum(outcome.removals for outcome in outcomes),
-        "refused_joint": sum(outcome.refused_joint for outcome in outcomes),
-        "wrong": [outcome.seed for outcome in outcomes if outcome.wrong],
-        "refusals": dict(refusals.most_common()),
-        "rate": refusals.total() / max(1, refusals.total() + groups),
-        "seconds": round(time.perf_counter() - begun, 1),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "command": "python benchmarks/fuzz_graph.py " + " ".join(sys.argv[1:]),
+    counts: dict[str, Any] = {
+        "networks": 0,
+        "groups": 0,
+        "removals": 0,
+        "compared_twice": 0,
+        "refused_together": 0,
+        "wrong": [],
+        "refusals": {},
+        "seconds": 0.0,
     }
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
-    for name, value in result.items():
-        print(f"{name:14} {value}")
+    if options.go_on:
+        counts |= json.loads(options.out.read_text())
+    counts["versions"] = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    counts["command"] = "python benchmarks/fuzz_graph.py " + " ".join(sys.argv[1:])
+    before, begun = counts["seconds"], time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
+        seeds = range(counts["networks"], options.networks)
+        for found in pool.imap(judged, seeds, chunksize=10):
+            add_(counts, found)
+            for text in found.wrong:
+                print("WRONG", text[:400], flush=True)
+            counts["seconds"] = round(before + time.perf_counter() - begun, 1)
+            whole = counts["networks"] % AT_A_TIME == 0
+            if options.out and (whole or counts["networks"] == options.networks):
+                options.out.write_text(json.dumps(counts, indent=2) + "\n")
+    for name, value in counts.items():
+        print(f"{name:16} {value}")
 
 
 if __name__ == "__main__":

@@ -597,6 +597,113 @@ class Sorted(Net):
         return x.sort(1).values
 
 
+class OneOfTwo(Net):
+    """A part of a single channel: were it gone, the other part would be the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = [7, 1]
+
+    def middle(self, x: Tensor) -> Tensor:
+        a, b = x.split(self.sizes, dim=1)
+        return torch.cat([b.sigmoid(), a], dim=1)
+
+
+class FromTheEnd(Net):
+    """`x[:, -0:]` would be everything, `x[:, :-0]` nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(middle=8, last=4)
+        self.kept, self.left_out = 6, 2
+
+    def middle(self, x: Tensor) -> Tensor:
+        return x[:, -self.kept :][:, : -self.left_out]
+
+
+class RolledBack(Net):
+    """The number of channels that go round is an attribute with its sign changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = 2
+
+    def middle(self, x: Tensor) -> Tensor:
+        return torch.roll(x, -self.shift, dims=1)
+
+
+class Squeezed(nn.Module):
+    """With one channel left, there would be a dimension less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 6)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.conv(x).squeeze())
+        return out
+
+
+class ExpandedView(nn.Module):
+    """With one channel left, the reshape makes no copy, and the view fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.head = nn.Linear(4 * 2 * 36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)[:, None].expand(-1, 2, -1, -1, -1)
+        x = x.reshape(x.shape[0], -1, 6, 6)
+        out: Tensor = self.head(x.view(x.shape[0], -1))
+        return out
+
+
+class Spread(nn.Module):
+    """The deviation of a single place is not a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(5, 4))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = (self.queries @ x.transpose(1, 2)).softmax(-1)
+        out: Tensor = self.head((scores @ x).std(1))
+        return out
+
+
+class HandWrittenNorm(Net):
+    """A variance of zero would prove nothing: 0 / 0."""
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("var", torch.ones(8))
+        self.gain = nn.Parameter(torch.ones(8))
+
+    def middle(self, x: Tensor) -> Tensor:
+        shape = (1, -1, 1, 1)
+        scale = self.gain.view(shape) / self.var.view(shape).sqrt()
+        return (x - self.mean.view(shape)) * scale
+
+
+class OneHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 8)
+        self.attention = nn.MultiheadAttention(8, 1, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        out: Tensor = self.head(x + self.attention(x, x, x)[0])
+        return out
+
+
 IMAGE = (torch.rand(2, 3, 6, 6),)
 VECTOR = (torch.rand(3, 4),)
 SEQUENCE = (torch.rand(2, 6, 4),)
@@ -621,7 +728,7 @@ CASES = [
     Case(Flip, IMAGE, {"first": 4, **AROUND}),
     Case(Roll, IMAGE, {"first": 5, **AROUND}),
     Case(HalfRoll, IMAGE, {"first": 4, **AROUND}),
-    Case(UnevenSplit, IMAGE, {"first": 3, "first#2": 6, **AROUND}),
+    Case(UnevenSplit, IMAGE, {"first": 3, "first#2": 4, **AROUND}, ("nothing would be left",)),
     Case(WrittenSplit, IMAGE, AROUND, NUMBER),
     Case(Chunk, IMAGE, {"first": 4, **AROUND}),
     Case(Slice, IMAGE, {"first": 5, "first#2": 3, **AROUND}),
@@ -648,7 +755,7 @@ CASES = [
     Case(TiedEmbedding, WORDS, {"inner": 8}),
     Case(Embedding, WORDS, {"tokens": 8}),
     Case(gru, SEQUENCE, {"first": 5, "layer": 6}),
-    Case(deep_lstm, SEQUENCE, {"first": 5, "layer#2": 3}, ("has to stay smaller",)),
+    Case(deep_lstm, SEQUENCE, {"first": 5, "layer": 3, "layer#2": 3}, ("has to stay smaller",)),
     Case(deep_rnn, SEQUENCE, {"first": 5, "layer": 6}),
     Case(Attention, SEQUENCE, {"first": 8, "attention": 4}),
     Case(PackedAttention, SEQUENCE, {"first": 8, "qkv": 4}),
@@ -666,6 +773,14 @@ CASES = [
     Case(OwnFunction, IMAGE, {"first": 8, **AROUND}),
     Case(SizeAsNumber, IMAGE, AROUND, ("enters the computation as a number",)),
     Case(Sorted, IMAGE, AROUND, ("`sort` is not known",)),
+    Case(OneOfTwo, IMAGE, {"first": 7, **AROUND}, ("the only position",)),
+    Case(FromTheEnd, IMAGE, {"first": 3, "first#2": 4, **AROUND}, ("would become zero",)),
+    Case(RolledBack, IMAGE, {"first": 7, **AROUND}, ("would become zero",)),
+    Case(Squeezed, IMAGE, {"conv": 4}, ("squeezed away",)),
+    Case(ExpandedView, IMAGE, {"conv": 3}, ("is a copy only where",)),
+    Case(Spread, SEQUENCE, {"queries": 4}, ("single position",)),
+    Case(HandWrittenNorm, IMAGE, {"first": 8, **AROUND}),
+    Case(OneHead, SEQUENCE, {"first": 8}),
 ]
 
 

@@ -1,6 +1,7 @@
 """`Call`: one operation that a model did, and what its rule may say about it."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,20 @@ import numpy as np
 from torch import Tensor
 
 from overhaul.graph._labels import Dim, Positions, Reason
-from overhaul.graph._trace import MacTerm, Mixing, Trace
+from overhaul.graph._sizes import Combined, Extent
+from overhaul.graph._trace import Equation, MacTerm, Mixing, Trace
 
 
 class UnknownUse(Exception):  # noqa: N818 - not an error: the rule's answer
     """A rule does not know this use of its operation; the text says why."""
+
+
+_PARTS = frozenset(
+    [
+        *("__getitem__", "narrow", "split", "split_with_sizes", "chunk", "tensor_split"),
+        *("index_select", "gather", "take_along_dim"),
+    ]
+)
 
 
 @dataclass
@@ -62,6 +72,23 @@ class Call:
         """Write down that the program gives `size` as the size of `dim`."""
         new = dim is not None and int(dim[0]) >= self.start and int(dim[0]) not in self.merged
         self.trace.require(size, dim, count, self.where, new=new)
+
+    def more_than(self, dim: Dim, size: int, least: int, text: str) -> None:
+        """Write down that more than `least` positions of a dimension have to be left."""
+        if dim is not None:
+            more = Combined(operator.gt, Extent(dim, size), least)
+            self.trace.equations.append(Equation(more, 1, self.where, text))
+
+    def several(self, dim: Dim, size: int) -> Dim:
+        """Return the labels of a dimension of a result; a part must not become empty."""
+        if dim is None:
+            return None
+        if size == 1:
+            self.fix(dim, "it is the only position of a dimension")
+            return None
+        if self.name in _PARTS:
+            self.more_than(dim, size, 0, "nothing would be left of a part that is picked")
+        return dim
 
     def concrete(self, dim: Dim, size: int) -> Positions:
         """Return labels of a dimension, if need be some that stay."""

@@ -269,7 +269,7 @@ class _Tracer(TorchFunctionMode):
                         call.tie(dim, given)
                 self._written(out, depends)
                 continue
-            dims = [dim if out.shape[d] > 1 else None for d, dim in enumerate(dims)]
+            dims = [call.several(dim, size) for dim, size in zip(dims, out.shape, strict=True)]
             self.trace.flows[out] = Flow(dims, depends, values=values)
         if name in ("__setitem__", "setitem"):
             self._written(tensors[0], depends)

@@ -12,6 +12,7 @@ from torch import nn
 
 from overhaul.core import ModelError, nearest, owner_of
 from overhaul.graph._capture import OUTPUT, capture
+from overhaul.graph._enough import keep_enough
 from overhaul.graph._equations import Conflict, Gone, solve
 from overhaul.graph._labels import Positions, Reason
 from overhaul.graph._relations import settle
@@ -125,8 +126,11 @@ class Graph:
         self._root = self.trace.labels.find(
             np.arange(self.trace.labels.fresh(1)[0], dtype=np.int64)
         )
-        free = self.trace.labels.free(np.arange(len(self._root)))
-        candidates = _groups(self.trace, self._root, free)
+        while True:
+            free = self.trace.labels.free(np.arange(len(self._root)))
+            candidates = _groups(self.trace, self._root, free)
+            if not keep_enough(self.trace, self._root, [group.labels for group in candidates]):
+                break
         self.groups, refused = _followed(self.trace, self._root, candidates)
         self.unprunable = _unprunable(self.trace, self._root, free, refused)
 

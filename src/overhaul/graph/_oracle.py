@@ -172,11 +172,20 @@ def _kill_(model: nn.Module, trace: Trace, gone: Gone) -> None:
     own: dict[str, Tensor] = dict(model.named_parameters())
     own.update(model.named_buffers())
     for name, flow in trace.state.items():
-        if not own[name].is_floating_point():
+        if not own[name].is_floating_point() or _variance(own[name]):
             continue
         for d, dim in enumerate(flow.dims):
             if dim is not None and (places := np.flatnonzero(gone[dim])).size:
                 own[name].index_fill_(d, torch.from_numpy(places), 0)
+
+
+def _variance(tensor: Tensor) -> bool:
+    """Return whether it is a vector of a buffer that may be divided by: 0 / 0 would be no proof.
+
+    Nothing is left out of the proof by leaving it: a vector is never a weight that sums go over.
+    """
+    vector = tensor.numel() == max(tensor.shape, default=1)
+    return not isinstance(tensor, nn.Parameter) and vector and bool((tensor > 0).all())
 
 
 class _Without(TorchFunctionMode):

@@ -260,6 +260,17 @@ def filled(call: Call, first: Any, *args: Any, size: Any = None, **options: Any)
     return [_size_of_its_own(call, value) for value in size]
 
 
+@rule("meshgrid", "arange", "linspace", "eye", "tensor", "as_tensor")
+def positions(call: Call, *args: Any, **options: Any) -> Any:
+    """Values that depend on the size: it must stay."""
+    for value in (*args, *options.values()):
+        if isinstance(value, int) and not isinstance(value, bool):
+            call.trace.number(expression_of(value), call.where)
+    if isinstance(call.out, Tensor):
+        return [None] * call.out.ndim
+    return [[None] * tensor.ndim for tensor in call.out]
+
+
 def _size_of_its_own(call: Call, size: int) -> Dim:
     expression = expression_of(size)
     if isinstance(expression, Extent):

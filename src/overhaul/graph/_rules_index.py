@@ -115,6 +115,8 @@ def _slice(call: Call, input: Tensor, dim: Dim, part: slice, size: int) -> Dim:
             call.require(value, dim[:at], at)
         else:
             call.require(-value, dim[at:], size - at)
+            text = "it is counted from the end how many are left out or taken, which must be some"
+            call.more_than(dim[at:], size - at, 0, text)
     if (
         part.stop is not None
         and stop == size

@@ -143,6 +143,10 @@ def reduction(call: Call, input: Tensor, *args: Any, **options: Any) -> Any:
     if name in ("argmax", "argmin", "median", "var_mean", "std_mean", "prod"):
         for place in places:
             call.fix(dims[place], f"`{name}` goes over its positions")
+    if name in ("var", "std"):
+        for place in places:
+            text = f"`{name}` of a single position is not a number"
+            call.more_than(dims[place], input.shape[place], 1, text)
     result: Dims = []
     for place, dim in enumerate(dims):
         if place not in places:

@@ -61,8 +61,22 @@ def view(call: Call, input: Tensor, *shape: Any, **named: Any) -> Dims:
     for size, dim, count in zip(sizes, dims, call.out.shape, strict=True):
         if int(size) != -1:
             call.require(size, dim, count)
+    _stays_a_copy(call, input)
     _heads_of(call, sizes, dims)
     return dims
+
+
+def _stays_a_copy(call: Call, input: Tensor) -> None:
+    """Of an expanded tensor a reshape makes a copy, but not where a dimension of one is left.
+
+    What it makes then is expanded itself, and a `view` that comes after it fails.
+    """
+    expanded = any(n > 1 and step == 0 for n, step in zip(input.shape, input.stride(), strict=True))
+    if not expanded or call.out.data_ptr() == input.data_ptr():
+        return
+    text = "the reshape of an expanded tensor is a copy only where more than one is left"
+    for size, dim in zip(input.shape, call.dims(input), strict=True):
+        call.more_than(dim, size, 1, text)
 
 
 def _heads_of(call: Call, sizes: Sequence[int], dims: Sequence[Dim]) -> None:
@@ -167,6 +181,8 @@ def squeeze(call: Call, input: Tensor, dim: Any = None) -> Dims:
     shape = _shape_before(call, input)
     chosen = range(len(shape)) if dim is None else [_axis(d, len(shape)) for d in _listed((dim,))]
     dims = call.dims(input)
+    for d in chosen:
+        call.more_than(dims[d], shape[d], 1, "it would be squeezed away if only one were left")
     return [dims[d] for d in range(len(shape)) if d not in chosen or shape[d] != 1]
 
 
@@ -385,21 +401,6 @@ def fold(call: Call, input: Tensor, output_size: Any, kernel_size: Any, *_: Any,
     call.fix(window, "they are the pixels of one channel")
     call.fix(dims[-1], "they are the places of patches")
     return [*dims[:-2], channel, None, None]
-
-
-@rule("meshgrid", "arange", "linspace", "eye", "tensor", "as_tensor")
-def positions(call: Call, *args: Any, **options: Any) -> Any:
-    """Values that depend on the size: it must stay."""
-    for value in (*args, *options.values()):
-        if isinstance(value, int) and not isinstance(value, bool):
-            call.trace.number(_expression(value), call.where)
-    if isinstance(call.out, Tensor):
-        return [None] * call.out.ndim
-    return [[None] * tensor.ndim for tensor in call.out]
-
-
-def _expression(value: int) -> Any:
-    return getattr(value, "expression", int(value))
 
 
 def sides(call: Call, input: Tensor, kept: int) -> Dims:

@@ -29,7 +29,7 @@ def settle_sizes(trace: Trace) -> None:
     for equation in open_equations:
         for side, other in ((equation.left, equation.right), (equation.right, equation.left)):
             if isinstance(other, Extent) and any(isinstance(s, Attribute) for s in leaves(side)):
-                known = of_size.setdefault(_key(side), other)
+                known = of_size.setdefault(_key(trace, side), other)
                 if known is not other and known.size == other.size:
                     reason = Reason("its size is that of something fixed", equation.where)
                     trace.tie(known.dim, other.dim, reason)
@@ -121,8 +121,11 @@ def _counted(trace: Trace, extent: Extent) -> _Linear:
     return total
 
 
-def _key(expression: Expression) -> object:
+def _key(trace: Trace, expression: Expression) -> object:
     """Return what is equal for equal expressions."""
+    if (total := _linear(trace, expression)) is not None:
+        return frozenset(total.items())
     if isinstance(expression, Combined):
-        return expression.operation, _key(expression.left), _key(expression.right)
-    return id(expression.dim) if isinstance(expression, Extent) else expression
+        parts = _key(trace, expression.left), _key(trace, expression.right)
+        return expression.operation, *parts
+    return expression

@@ -151,6 +151,11 @@ class Trace:
             self.tie(dim, expression.dim, Reason("its size is that of something fixed", where))
         else:
             self.equations.append(Equation(expression, Extent(dim, count), where))
+            if isinstance(expression, Combined) and _of_attributes(expression) and dim is not None:
+                # Of a quotient or a product that is zero, the attribute in it is not known.
+                more = Combined(operator.gt, Extent(dim, count), 0)
+                text = "the size that it is a part of would become zero"
+                self.equations.append(Equation(more, 1, where, text))
 
     def number(self, size: Expression, where: str) -> None:
         """Write down that a size is used as a number, which then must not change."""
@@ -174,6 +179,10 @@ class Trace:
         labels = self.labels.fresh(size)
         self.labels.fix(labels, reason)
         return labels
+
+
+def _of_attributes(expression: Expression) -> bool:
+    return any(isinstance(leaf, Attribute) for leaf in leaves(expression))
 
 
 def is_size(value: object) -> bool:
