@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from overhaul.core import Context, Fact, ModelError, model_tensors, rebuild, trainable_names
-from overhaul.pruning import FoldNorm, GiveBias, RemoveRedundant
+from overhaul.graph import FoldNorm
+from overhaul.pruning import GiveBias, RemoveRedundant
 from overhaul.tasks import Classification
 from overhaul.testing import check_step, tiny_cnn
 

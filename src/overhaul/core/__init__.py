@@ -19,6 +19,7 @@ from overhaul.core._errors import (
 )
 from overhaul.core._facts import Fact, SplitName
 from overhaul.core._head import find_head
+from overhaul.core._integers import PLAIN, dequantize, pack4, quantize, unpack4
 from overhaul.core._model_state import (
     evaluating,
     load_tensors_,
@@ -65,6 +66,7 @@ from overhaul.core._task import (
 from overhaul.core._traits import Trait, Traits
 
 __all__ = [
+    "PLAIN",
     "Advance",
     "ArtifactError",
     "Batch",
@@ -104,6 +106,7 @@ __all__ = [
     "canonical_json",
     "check_model_fits",
     "concrete_subclasses",
+    "dequantize",
     "derived_seed",
     "evaluating",
     "file_hash",
@@ -121,7 +124,9 @@ __all__ = [
     "model_tensors",
     "nearest",
     "owner_of",
+    "pack4",
     "part_of",
+    "quantize",
     "read_state",
     "rebuild",
     "replace_module_",
@@ -130,6 +135,7 @@ __all__ = [
     "snake_case",
     "tensor_hash",
     "trainable_names",
+    "unpack4",
     "unwrap_outputs",
     "whole_folder",
     "write_state",

@@ -6,7 +6,6 @@ from overhaul.pruning._bias_compensation import BiasCompensation
 from overhaul.pruning._criterion import Criterion
 from overhaul.pruning._drop_layers import DropLayers
 from overhaul.pruning._fisher import Fisher
-from overhaul.pruning._fold_norm import FoldNorm
 from overhaul.pruning._geometric_median import GeometricMedian
 from overhaul.pruning._give_bias import GiveBias
 from overhaul.pruning._group_lasso import GroupLasso
@@ -30,7 +29,6 @@ __all__ = [
     "Criterion",
     "DropLayers",
     "Fisher",
-    "FoldNorm",
     "GeometricMedian",
     "GiveBias",
     "GroupLasso",

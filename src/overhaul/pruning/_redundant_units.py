@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from overhaul.core import owner_of
-from overhaul.graph import Graph, Group, Place
-from overhaul.pruning._fold_norm import can_take_bias
-from overhaul.pruning._layer_flow import LayerFlow, WatchedLayer
+from overhaul.graph import Graph, Group, LayerFlow, Place, WatchedLayer, can_take_bias
 
 Kind: TypeAlias = Literal["dead", "constant", "duplicate", "proportional"]
 _SAME = 1e-6

@@ -18,14 +18,18 @@ from overhaul.core import (
     Step,
     evaluating,
     matching_names,
-    owner_of,
     unwrap_outputs,
 )
 from overhaul.evaluation import count_parameters, model_device
-from overhaul.graph import Graph, RemoveUnits, check_removal
-from overhaul.pruning._fold_norm import FoldNorm, can_fold
+from overhaul.graph import (
+    FoldNorm,
+    Graph,
+    RemoveUnits,
+    check_removal,
+    foldable_norms,
+    watch_layers,
+)
 from overhaul.pruning._give_bias import GiveBias
-from overhaul.pruning._layer_flow import watch_layers
 from overhaul.pruning._redundant_units import GroupPlan, computed_together, redundant_units
 
 
@@ -193,15 +197,11 @@ def _name_of(change: Any) -> str:
 def _fold(
     model: nn.Module, ctx: Context, judge: _Judge, spared: set[str], counts: Counter[str]
 ) -> nn.Module:
-    flow = watch_layers(judge.exact(model), judge.run)
-    norms: list[FoldNorm] = []
-    for layer in flow.layers.values():
-        if layer.norm is None or flow.uses[layer.norm] != 1:
-            continue
-        paths = owner_of(layer.weight), owner_of(layer.norm)
-        known = can_fold(model.get_submodule(paths[0]), model.get_submodule(paths[1]))
-        if known and spared.isdisjoint(paths):
-            norms.append(FoldNorm(layer=paths[0], norm=paths[1]))
+    norms = [
+        edit
+        for edit in foldable_norms(judge.exact(model), judge.run)
+        if spared.isdisjoint((edit.layer, edit.norm))
+    ]
 
     def objection(edits: list[FoldNorm]) -> str | None:
         trial = deepcopy(model)

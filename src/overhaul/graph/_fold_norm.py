@@ -1,11 +1,15 @@
 """`FoldNorm`: a BatchNorm becomes part of the layer before it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from overhaul.core import Edit, ModelError, owner_of, replace_module_
+from overhaul.graph._layer_flow import watch_layers
 
 
 class FoldNorm(Edit):
@@ -70,6 +74,24 @@ class FoldNorm(Edit):
     def rename(self, name: str) -> str | None:
         """Return None for the tensors of the norm, which are gone."""
         return None if name.startswith(f"{self.norm}.") else name
+
+
+def foldable_norms(model: nn.Module, run: Callable[[nn.Module], Any]) -> list[FoldNorm]:
+    """Return the folding of each norm that alone gets what a layer computes, in a forward pass.
+
+    Args:
+        model: It is left as it was.
+        run: Calls it on the inputs.
+    """
+    flow = watch_layers(model, run)
+    found = []
+    for layer in flow.layers.values():
+        if layer.norm is None or flow.uses[layer.norm] != 1:
+            continue
+        own, norm = owner_of(layer.weight), owner_of(layer.norm)
+        if can_fold(model.get_submodule(own), model.get_submodule(norm)):
+            found.append(FoldNorm(layer=own, norm=norm))
+    return found
 
 
 def can_fold(layer: nn.Module, norm: nn.Module) -> bool:
