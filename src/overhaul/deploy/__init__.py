@@ -5,6 +5,7 @@ from overhaul.deploy._deploy import Deploy
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._manifest import Manifest, ManifestEntry
 from overhaul.deploy._onnxruntime import OnnxRuntime
+from overhaul.deploy._openvino import OpenVINO
 from overhaul.deploy._signature import Signature, TensorInfo
 from overhaul.deploy._torch import Torch
 from overhaul.deploy._verify import Verification, verify
@@ -16,6 +17,7 @@ __all__ = [
     "Manifest",
     "ManifestEntry",
     "OnnxRuntime",
+    "OpenVINO",
     "Runner",
     "Signature",
     "TensorInfo",

@@ -162,7 +162,7 @@ def read_signature(folder: Path) -> Signature:
 
 def _engine(signature: Signature) -> Engine:
     try:
-        return find_class(_ENGINE, signature.engine)()
+        return find_class(_ENGINE, signature.engine)(**signature.options)
     except SpecError as error:
         raise ArtifactError(
             f"{error} If the engine is of a package of yours, import that first; if it is of a "

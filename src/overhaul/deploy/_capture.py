@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from overhaul.core import ArtifactError, Batch, unwrap_outputs
+from overhaul.core import PLAIN, ArtifactError, Batch, unwrap_outputs
 from overhaul.deploy._interface import Interface, flat_inputs, named
 from overhaul.deploy._quiet import quiet
 
@@ -46,8 +46,22 @@ def capture(model: nn.Module, batch: Batch, interface: Interface) -> ExportedPro
             )
     except Exception as error:  # torch.export documents no type for what it raises
         raise ArtifactError(_explain(error)) from error
-    _keep_computation_only_(program)
+    keep_computation_only_(program)
     return program
+
+
+def has_integers(program: ExportedProgram) -> bool:
+    """Tell whether a graph has operations of `overhaul.core` in it."""
+    return any(node.target in PLAIN for node in program.graph.nodes)
+
+
+def without_integers(program: ExportedProgram) -> ExportedProgram:
+    """Return the program with the operations of `overhaul.core` written in torch's own."""
+    if not has_integers(program):
+        return program
+    plain: ExportedProgram = program.run_decompositions(dict(PLAIN))
+    keep_computation_only_(plain)
+    return plain
 
 
 class _Exportable(nn.Module):
@@ -66,7 +80,7 @@ class _Exportable(nn.Module):
         return tuple(named(unwrap_outputs(outputs)).values())
 
 
-def _keep_computation_only_(program: ExportedProgram) -> None:
+def keep_computation_only_(program: ExportedProgram) -> None:
     """Drop what torch would unpickle or evaluate on loading, and the paths of the user's sources.
 
     The guards only say what the signature says too.

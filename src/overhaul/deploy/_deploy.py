@@ -159,6 +159,7 @@ class Deploy(Step):
         folder.mkdir()
         signature = Signature(
             engine=engine.spec_name(),
+            options=engine.options(),
             file=engine.file_name,
             versions=engine.versions(),
             task=ctx.task.spec_name(),

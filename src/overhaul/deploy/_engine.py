@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -26,6 +26,11 @@ class Engine(Spec, ABC):
     """
 
     file_name: ClassVar[str]
+
+    def options(self) -> dict[str, Any]:
+        """Return the fields that are not at their defaults, for the signature."""
+        data = self.to_data()
+        return {} if isinstance(data, str) else dict(data[self.spec_name()])
 
     @abstractmethod
     def check_installed(self) -> None:

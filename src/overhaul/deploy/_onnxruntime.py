@@ -1,22 +1,20 @@
 """The engine `onnxruntime`: ONNX Runtime on the CPU, on an `.onnx` file."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
 from overhaul.core import ArtifactError, load_optional
-from overhaul.deploy._capture import short_reason
 from overhaul.deploy._engine import Engine, Runner
+from overhaul.deploy._onnx_export import export_onnx
 from overhaul.deploy._quiet import quiet
 from overhaul.deploy._signature import Signature
 
 _TO_WRITE, _TO_RUN = "to export a model to ONNX", "to run a model that was deployed to ONNX"
-_NO_FUNCTION = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _ERRORS_ONLY = 3
 
 
@@ -59,27 +57,9 @@ class OnnxRuntime(Engine):
         Raises:
             ArtifactError: an operation has no counterpart in ONNX; it is named.
         """
-        inputs = [info.name for info in signature.inputs]
-        outputs = [info.name for info in signature.outputs]
-        dynamic = tuple(
-            {i: "batch" for i, wanted in enumerate(info.shape) if wanted == "batch"}
-            for info in signature.inputs
-        )
-        try:
-            with quiet():
-                exported: Any = torch.onnx.export(
-                    program,
-                    dynamo=True,
-                    input_names=inputs,
-                    # In ONNX an output must not be called like an input.
-                    output_names=[f"output_{n}" if n in inputs else n for n in outputs],
-                    dynamic_shapes=(dynamic,),
-                    verbose=False,
-                )
-                _drop_metadata_(exported.model)
-                exported.save(folder / self.file_name)
-        except Exception as error:  # torch.onnx documents no type for what it raises
-            raise ArtifactError(_explain(error)) from error
+        exported = export_onnx(program, signature)
+        with quiet():
+            exported.save(folder / self.file_name)
 
     def open(self, path: Path, signature: Signature, threads: int | None) -> Runner:
         """Open `model.onnx`.
@@ -114,30 +94,3 @@ class OnnxRuntime(Engine):
             return [torch.from_numpy(output) for output in session.run(None, feed)]
 
         return run
-
-
-def _drop_metadata_(model: Any) -> None:
-    """Drop what the exporter notes for debugging: paths and lines of the user's sources."""
-    graphs = [model.graph, *model.functions.values()]
-    model.metadata_props.clear()
-    for graph in graphs:
-        graph.metadata_props.clear()
-        for value in (*graph.inputs, *graph.outputs):
-            value.metadata_props.clear()
-        for node in graph.all_nodes():
-            node.metadata_props.clear()
-            for value in node.outputs:
-                value.metadata_props.clear()
-    for value in model.graph.initializers.values():
-        value.metadata_props.clear()
-
-
-def _explain(error: BaseException) -> str:
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__) is not None:
-        chain.append(cause)
-    for link in chain:
-        found = _NO_FUNCTION.search(str(link))
-        if found:
-            return f"ONNX has no counterpart of the operation `{found[1]}`"
-    return f"torch.onnx cannot convert the model: {short_reason(str(chain[-1]))}"

@@ -60,6 +60,7 @@ class Signature(BaseModel):
     Attributes:
         format_version: Of the folder's layout.
         engine: Short name of the engine.
+        options: How the engine was set.
         file: The engine's own file.
         versions: Versions of the packages that wrote it.
         task: Short name of the task.
@@ -77,6 +78,7 @@ class Signature(BaseModel):
     format_version: int = FORMAT_VERSION
     # A short name only: an import path here would let a file decide what is imported.
     engine: str = Field(pattern=r"^[a-z0-9_]+$")
+    options: dict[str, str | int | float | bool | None] = {}
     file: str
     versions: dict[str, str]
     task: str

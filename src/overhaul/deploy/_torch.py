@@ -8,10 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
 
 from overhaul.core import ArtifactError
+from overhaul.deploy._capture import without_integers
 from overhaul.deploy._engine import Engine, Runner
+from overhaul.deploy._fold import folded
 from overhaul.deploy._pt2_rules import check_pt2
 from overhaul.deploy._quiet import quiet
 from overhaul.deploy._signature import Signature
@@ -46,7 +47,7 @@ class Torch(Engine):
         path = folder / self.file_name
         try:
             with quiet():
-                torch.export.save(program, path)
+                torch.export.save(without_integers(program), path)
         except Exception as error:  # torch.export documents no type for what it raises
             raise ArtifactError(f"torch.export.save fails: {error}") from error
         check_pt2(path)
@@ -71,20 +72,13 @@ class Torch(Engine):
 
         # `program.module()` does the same, but spends a tenth of a millisecond a call on checks
         # that the artifact makes anyway.
-        graph, tensors = program.graph_module, _lifted_tensors(program)
+        graph = folded(program)
 
         def run(inputs: Sequence[Tensor]) -> list[Tensor]:
             with _threads(threads), torch.no_grad():
-                return list(graph(*tensors, *inputs))
+                return list(graph(*inputs))
 
         return run
-
-
-def _lifted_tensors(program: ExportedProgram) -> list[Tensor]:
-    """Return the parameters, buffers and constants that the graph takes before its inputs."""
-    known = {**program.constants, **program.state_dict}
-    specs = program.graph_signature.input_specs
-    return [known[str(spec.target)] for spec in specs if spec.kind is not InputKind.USER_INPUT]
 
 
 @contextmanager
