@@ -5,23 +5,35 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.export import ExportedProgram
 
 from overhaul.core import ArtifactError, load_optional
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._onnx_export import export_onnx
+from overhaul.deploy._onnx_session import open_session
+from overhaul.deploy._onnx_weights import choose_kernels_, write_out_unfused_
 from overhaul.deploy._quiet import quiet
 from overhaul.deploy._signature import Signature
 
 _TO_WRITE, _TO_RUN = "to export a model to ONNX", "to run a model that was deployed to ONNX"
-_ERRORS_ONLY = 3
 
 
 class OnnxRuntime(Engine):
     """Run the model in ONNX Runtime on the CPU.
 
     Weights of more than 2 GB go into a file beside `model.onnx`, which the manifest lists.
+
+    Weights stay integers in the file. Where ONNX Runtime would dequantize them at each call, they
+    are written in another form: linear layers with four bits use its kernel for these, others are
+    worked out when the file is opened.
+
+    Args:
+        round_inputs: Let linear layers with integer weights and real inputs round the inputs to
+            int8 too, in blocks, as they come. That was 2 to 4 times faster on a CPU with AVX-512,
+            at an error of half a percent of the largest output, which a `tolerance` of `Deploy`
+            has to allow. Default false.
 
     Example:
         >>> OnnxRuntime()
@@ -31,6 +43,10 @@ class OnnxRuntime(Engine):
     """
 
     file_name: ClassVar[str] = "model.onnx"
+
+    round_inputs: bool = Field(
+        default=False, description="Round the inputs of linear layers with integer weights to int8."
+    )
 
     @classmethod
     def spec_name(cls) -> str:
@@ -58,8 +74,13 @@ class OnnxRuntime(Engine):
             ArtifactError: an operation has no counterpart in ONNX; it is named.
         """
         exported = export_onnx(program, signature)
-        with quiet():
-            exported.save(folder / self.file_name)
+        try:
+            choose_kernels_(exported.model, round_inputs=self.round_inputs)
+            write_out_unfused_(exported)
+            with quiet():
+                exported.save(folder / self.file_name)
+        except Exception as error:  # onnx and onnxruntime document no type for what they raise
+            raise ArtifactError(f"ONNX Runtime cannot run the model: {error}") from error
 
     def open(self, path: Path, signature: Signature, threads: int | None) -> Runner:
         """Open `model.onnx`.
@@ -68,14 +89,8 @@ class OnnxRuntime(Engine):
             ArtifactError: this version of ONNX Runtime cannot read it.
         """
         runtime = load_optional("onnxruntime", extra="onnx", why=_TO_RUN)
-        options = runtime.SessionOptions()
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = _ERRORS_ONLY
         try:
-            session = runtime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            session = open_session(path, threads)
         except Exception as error:  # onnxruntime's own errors share no documented base
             made_for = signature.versions.get("onnxruntime", "of unknown version")
             raise ArtifactError(

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from overhaul.core import ArtifactError, load_optional
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._onnx_export import export_onnx
+from overhaul.deploy._onnx_weights import fill_last_block_, weights_of
 from overhaul.deploy._quiet import quiet
 from overhaul.deploy._signature import Signature
 
@@ -74,6 +75,8 @@ class OpenVINO(Engine):
         """
         openvino = load_optional("openvino", extra="openvino", why=_TO_WRITE)
         exported = export_onnx(program, signature)
+        for weight in weights_of(exported.model):
+            fill_last_block_(exported.model, weight)
         try:
             with quiet(), TemporaryDirectory() as temporary:
                 path = Path(temporary) / "model.onnx"
