@@ -1,5 +1,6 @@
 """From a PyTorch module to a folder that runs without it: export, check, time, choose, reopen."""
 
+from overhaul.deploy._aotinductor import AOTInductor
 from overhaul.deploy._artifact import Artifact, load
 from overhaul.deploy._deploy import Deploy
 from overhaul.deploy._engine import Engine, Runner
@@ -8,9 +9,11 @@ from overhaul.deploy._onnxruntime import OnnxRuntime
 from overhaul.deploy._openvino import OpenVINO
 from overhaul.deploy._signature import Signature, TensorInfo
 from overhaul.deploy._torch import Torch
+from overhaul.deploy._torch_compile import TorchCompile
 from overhaul.deploy._verify import Verification, verify
 
 __all__ = [
+    "AOTInductor",
     "Artifact",
     "Deploy",
     "Engine",
@@ -22,6 +25,7 @@ __all__ = [
     "Signature",
     "TensorInfo",
     "Torch",
+    "TorchCompile",
     "Verification",
     "load",
     "verify",

@@ -99,18 +99,22 @@ class Artifact:
         return tensors
 
 
-def load(path: str | Path, *, threads: int | None = None) -> Artifact:
+def load(path: str | Path, *, threads: int | None = None, trust: bool = False) -> Artifact:
     """Open a deployed model.
 
     Every file is first held against the hashes in the manifest. Nothing in the folder is unpickled
-    or executed, and the source code of the model is not needed.
+    or executed unless you say `trust=True`, and the source code of the model is not needed.
 
     Args:
         path: The folder that `Deploy` wrote: `runs/first/artifact`.
         threads: How many threads one call may use. Default: the engine's own choice.
+        trust: Whether an engine may execute what is in the folder, as `aotinductor` does: the file
+            is a program then, which can do whatever you can. The hashes only show damage. Default
+            false.
 
     Raises:
-        ArtifactError: the folder is not an artifact, or this version of the engine cannot open it.
+        ArtifactError: the folder is not an artifact, would be executed, or this version of the
+            engine cannot open it.
         CorruptedFileError: a file is missing, added or changed.
         MissingExtraError: the engine's package is not installed.
 
@@ -128,6 +132,12 @@ manifest.json. Give the `artifact` folder of a run.
     check_files(folder, manifest)
     signature = read_signature(folder)
     engine = _engine(signature)
+    if engine.executes_file and not trust:
+        raise ArtifactError(
+            f"'{folder / signature.file}' is compiled code for the engine {signature.engine}: "
+            "opening it executes it, and it can do whatever you can. The hashes show damage, not "
+            "who wrote it. If you made it or trust who did, open it with load(path, trust=True)."
+        )
     if signature.file not in manifest.files:
         raise ArtifactError(
             f"'{folder / SIGNATURE}' names the file '{signature.file}', which is not in the "

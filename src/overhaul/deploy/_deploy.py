@@ -144,7 +144,7 @@ class Deploy(Step):
                 raise ArtifactError("no engine can run this model. " + " ".join(refused))
             chosen = self._timed_choice(trials, eager, ctx)
             _keep_only(folder, chosen)
-        ctx.deployed = load(ctx.artifact_folder)
+        ctx.deployed = load(ctx.artifact_folder, trust=True)
         return model
 
     def _build(
@@ -175,7 +175,7 @@ class Deploy(Step):
         write_golden(folder, signature, inputs, runner(inputs))
         (folder / SIGNATURE).write_text(signature.model_dump_json(indent=2) + "\n", "utf-8")
         write_manifest(folder, signature.versions)
-        return load(folder, threads=self.threads)
+        return load(folder, threads=self.threads, trust=True)
 
     def _judged(
         self, artifact: Artifact, eager: nn.Module, reference: Predictions, ctx: Context

@@ -23,9 +23,12 @@ class Engine(Spec, ABC):
 
     Attributes:
         file_name: Its own file in the artifact folder.
+        executes_file: Whether opening the file executes what is in it, so that whoever opens it has
+            to trust whoever wrote it.
     """
 
     file_name: ClassVar[str]
+    executes_file: ClassVar[bool] = False
 
     def options(self) -> dict[str, Any]:
         """Return the fields that are not at their defaults, for the signature."""
@@ -48,6 +51,8 @@ class Engine(Spec, ABC):
     def write(self, program: ExportedProgram, signature: Signature, folder: Path) -> None:
         """Write the engine's own file, and no code into it that loading would run.
 
+        An engine that cannot do without says so in `executes_file`.
+
         Args:
             program: What the model computes; other engines get the same, so it is not changed.
             signature: Names of inputs and outputs.
@@ -62,7 +67,8 @@ class Engine(Spec, ABC):
         """Open a file that `write` wrote.
 
         Args:
-            path: The file. It may come from a stranger: nothing in it may be executed.
+            path: The file. It may come from a stranger: nothing in it may be executed, except by an
+                engine that says so.
             signature: What it takes and returns.
             threads: How many threads one call may use; None for the engine's default.
 

@@ -90,6 +90,17 @@ class Signature(BaseModel):
     tolerance: float
 
 
+def example_inputs(signature: Signature, batch_size: int) -> tuple[Tensor, ...]:
+    """Return zeros of the types and shapes that a deployed model takes."""
+    return tuple(
+        torch.zeros(
+            [size if isinstance(size, int) else batch_size for size in info.shape],
+            dtype=getattr(torch, info.dtype),
+        )
+        for info in signature.inputs
+    )
+
+
 def widest_tolerance(tolerance: float, outputs: tuple[TensorInfo, ...]) -> float:
     """Return the tolerance, or what the rounding of a 16-bit output makes of it.
 

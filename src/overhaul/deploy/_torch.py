@@ -44,13 +44,7 @@ class Torch(Engine):
         Raises:
             ArtifactError: the model uses operations that are not torch's own.
         """
-        path = folder / self.file_name
-        try:
-            with quiet():
-                torch.export.save(without_integers(program), path)
-        except Exception as error:  # torch.export documents no type for what it raises
-            raise ArtifactError(f"torch.export.save fails: {error}") from error
-        check_pt2(path)
+        write_program(program, folder / self.file_name)
 
     def open(self, path: Path, signature: Signature, threads: int | None) -> Runner:
         """Open `model.pt2`.
@@ -59,30 +53,53 @@ class Torch(Engine):
             ArtifactError: it holds pickles, code or unknown operations, or this version of torch
                 cannot read it.
         """
-        check_pt2(path)
-        try:
-            with quiet():
-                program = torch.export.load(path)
-        except Exception as error:  # torch.export documents no type for what it raises
-            raise ArtifactError(
-                f"torch {torch.__version__} cannot open '{path.name}': {error}. It was written by "
-                f"torch {signature.versions.get('torch', 'of unknown version')}: use that, or "
-                "deploy the model again."
-            ) from error
-
         # `program.module()` does the same, but spends a tenth of a millisecond a call on checks
         # that the artifact makes anyway.
-        graph = folded(program)
+        graph = folded(read_program(path, signature))
 
         def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-            with _threads(threads), torch.no_grad():
+            with torch_threads(threads), torch.no_grad():
                 return list(graph(*inputs))
 
         return run
 
 
+def write_program(program: ExportedProgram, path: Path) -> None:
+    """Write a `.pt2` archive of torch's own operations.
+
+    Raises:
+        ArtifactError: the model uses others.
+    """
+    try:
+        with quiet():
+            torch.export.save(without_integers(program), path)
+    except Exception as error:  # torch.export documents no type for what it raises
+        raise ArtifactError(f"torch.export.save fails: {error}") from error
+    check_pt2(path)
+
+
+def read_program(path: Path, signature: Signature) -> ExportedProgram:
+    """Read a `.pt2` archive.
+
+    Raises:
+        ArtifactError: it holds pickles, code or unknown operations, or this version of torch
+            cannot read it.
+    """
+    check_pt2(path)
+    try:
+        with quiet():
+            return torch.export.load(path)
+    except Exception as error:  # torch.export documents no type for what it raises
+        raise ArtifactError(
+            f"torch {torch.__version__} cannot open '{path.name}': {error}. It was written by "
+            f"torch {signature.versions.get('torch', 'of unknown version')}: use that, or "
+            "deploy the model again."
+        ) from error
+
+
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch use this many threads inside a block; None changes nothing."""
     before = torch.get_num_threads()
     if count is None or count == before:
         yield

@@ -43,12 +43,13 @@ class Verification(BaseModel):
         )
 
 
-def verify(path: str | Path, *, threads: int | None = None) -> Verification:
+def verify(path: str | Path, *, threads: int | None = None, trust: bool = False) -> Verification:
     """Check the hashes of an artifact and compute its golden outputs again.
 
     Args:
         path: The folder that `Deploy` wrote.
         threads: How many threads a call may use. Default: the engine's own choice.
+        trust: Whether an engine may execute what is in the folder; see `load`. Default false.
 
     Raises:
         ArtifactError: the folder is not an artifact, cannot be opened, or computes something else
@@ -63,7 +64,7 @@ def verify(path: str | Path, *, threads: int | None = None) -> Verification:
         overhaul.core._errors.ArtifactError: 'no/such/folder' is not an artifact: it has no \
 manifest.json. Give the `artifact` folder of a run.
     """
-    artifact = load(path, threads=threads)
+    artifact = load(path, threads=threads, trust=trust)
     signature = artifact.signature
     inputs, outputs = read_golden(artifact.path, signature)
     names = [info.name for info in signature.outputs]

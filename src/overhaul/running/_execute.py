@@ -286,7 +286,7 @@ class _WholeRun:
             contenders["original"] = lambda: original
         contenders["final"] = lambda: rebuilt(original, states[-1])
         if any(Trait.DEPLOYED in step.gives for step in self.steps):
-            contenders["final"] = lambda: load(self.folder.artifact)
+            contenders["final"] = lambda: load(self.folder.artifact, trust=True)
         if control_states:
             contenders["control"] = lambda: rebuilt(original, control_states[-1])
         return contenders

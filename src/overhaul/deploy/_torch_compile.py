@@ -1,0 +1,82 @@
+"""The engine `torch_compile`: PyTorch's compiler, on the same `.pt2` file as the engine `torch`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from overhaul.core import ArtifactError
+from overhaul.deploy._capture import short_reason
+from overhaul.deploy._compiler import check_compiler
+from overhaul.deploy._engine import Engine, Runner
+from overhaul.deploy._fold import folded
+from overhaul.deploy._quiet import quiet
+from overhaul.deploy._signature import Signature, example_inputs
+from overhaul.deploy._torch import read_program, torch_threads, write_program
+
+_SIZES = (1, 2)
+"""The sizes compiled for: torch takes one sample for a constant, and more for any number."""
+
+
+class TorchCompile(Engine):
+    """Compile the model with `torch.compile` when it is opened, and run that.
+
+    The file is that of the engine `torch`, and as safe: what is compiled comes from this machine.
+    Opening takes as long as compiling does, from seconds to minutes, once for batches of one and
+    once for all others; `Deploy` reports it as `load_s`. It needs a C++ compiler where it runs.
+
+    Example:
+        >>> TorchCompile()
+        TorchCompile()
+        >>> TorchCompile().to_data()
+        'torch_compile'
+    """
+
+    file_name: ClassVar[str] = "model.pt2"
+
+    def check_installed(self) -> None:
+        """Look for a C++ compiler."""
+        check_compiler()
+
+    def versions(self) -> dict[str, str]:
+        """Return the version of torch."""
+        return {"torch": torch.__version__}
+
+    def write(self, program: ExportedProgram, signature: Signature, folder: Path) -> None:
+        """Write `model.pt2`.
+
+        Raises:
+            ArtifactError: the model uses operations that are not torch's own.
+        """
+        write_program(program, folder / self.file_name)
+
+    def open(self, path: Path, signature: Signature, threads: int | None) -> Runner:
+        """Open `model.pt2` and compile it.
+
+        Raises:
+            ArtifactError: it holds pickles, code or unknown operations, or cannot be compiled.
+            MissingExtraError: there is no C++ compiler.
+        """
+        check_compiler()
+        module = folded(read_program(path, signature))
+        compiled: Any = torch.compile(module, fullgraph=True, options={"freezing": True})
+
+        def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+            with torch_threads(threads), torch.no_grad():
+                return list(compiled(*inputs))
+
+        try:
+            for size in _SIZES:
+                inputs = example_inputs(signature, size)
+                for tensor, info in zip(inputs, signature.inputs, strict=True):
+                    for dimension, wanted in enumerate(info.shape):
+                        if wanted == "batch" and size > 1:
+                            torch._dynamo.mark_dynamic(tensor, dimension)
+                with quiet():
+                    run(inputs)
+        except Exception as error:  # torch documents no type for what it raises
+            raise ArtifactError(f"torch.compile fails: {short_reason(str(error))}") from error
+        return run
