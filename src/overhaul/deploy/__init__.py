@@ -4,6 +4,7 @@ from overhaul.deploy._aotinductor import AOTInductor
 from overhaul.deploy._artifact import Artifact, load
 from overhaul.deploy._deploy import Deploy
 from overhaul.deploy._engine import Engine, Runner
+from overhaul.deploy._executorch import ExecuTorch
 from overhaul.deploy._manifest import Manifest, ManifestEntry
 from overhaul.deploy._onnxruntime import OnnxRuntime
 from overhaul.deploy._openvino import OpenVINO
@@ -17,6 +18,7 @@ __all__ = [
     "Artifact",
     "Deploy",
     "Engine",
+    "ExecuTorch",
     "Manifest",
     "ManifestEntry",
     "OnnxRuntime",

@@ -1,6 +1,7 @@
 """`folded`: a program whose weights are worked out once, and not at each call."""
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 
-def folded(program: ExportedProgram) -> fx.GraphModule:
+def folded(
+    program: ExportedProgram, keep: Callable[[fx.Node], bool] = lambda node: False
+) -> fx.GraphModule:
     """Return a module that takes the inputs only, with what depends on nothing but weights in it.
 
     So integer weights are dequantized once, on opening. Random operations stay where they are, and
@@ -18,13 +21,14 @@ def folded(program: ExportedProgram) -> fx.GraphModule:
 
     Args:
         program: Its graph is used up.
+        keep: Tells which operations stay although their inputs are known.
     """
     module: fx.GraphModule = program.graph_module
     known: dict[fx.Node, Any] = _lifted(program)
     if not any(_is_mutable(node) for graph in _graphs(module) for node in graph.nodes):
         with torch.no_grad():
             for node in module.graph.nodes:
-                if _depends_on_known_only(node, known):
+                if _depends_on_known_only(node, known) and not keep(node):
                     args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
                     value = node.target(*args, **kwargs)
                     if isinstance(value, Tensor | list | tuple):

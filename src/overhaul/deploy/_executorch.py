@@ -1,0 +1,158 @@
+"""The engine `executorch`: ExecuTorch with XNNPACK on the CPU, on a `.pte` file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from overhaul.core import ArtifactError, DataError, load_optional
+from overhaul.deploy._capture import has_integers, short_reason
+from overhaul.deploy._engine import Engine, Runner
+from overhaul.deploy._executorch_integers import with_executorch_integers
+from overhaul.deploy._fold import folded
+from overhaul.deploy._quiet import quiet
+from overhaul.deploy._signature import Signature, example_inputs
+
+_TO_WRITE = "to write a model for ExecuTorch"
+_TO_RUN = "to run a model that was deployed to ExecuTorch"
+
+
+class ExecuTorch(Engine):
+    """Run the model in ExecuTorch, with XNNPACK for what it knows.
+
+    ExecuTorch plans its memory before it runs, so the number of samples in a call has an upper
+    bound. Layers whose inputs, weights and outputs are integers run as such; other integer weights
+    are stored as real numbers. The number of threads is one for the whole process: what was opened
+    last decides.
+
+    Args:
+        max_batch: The most samples in a call. Default 64.
+
+    Example:
+        >>> ExecuTorch(max_batch=8)
+        ExecuTorch(max_batch=8)
+        >>> ExecuTorch().to_data()
+        'executorch'
+    """
+
+    file_name: ClassVar[str] = "model.pte"
+
+    max_batch: int = Field(default=64, ge=1, description="The most samples in a call.")
+
+    @classmethod
+    def spec_name(cls) -> str:
+        """Return the name of the package."""
+        return "executorch"
+
+    def check_installed(self) -> None:
+        """Import executorch."""
+        with quiet():
+            load_optional("executorch.exir", extra="executorch", why=_TO_WRITE)
+            load_optional("executorch.runtime", extra="executorch", why=_TO_RUN)
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of torch and executorch."""
+        version = load_optional("executorch.version", extra="executorch", why=_TO_WRITE)
+        return {"torch": torch.__version__, "executorch": str(version.__version__)}
+
+    def write(self, program: ExportedProgram, signature: Signature, folder: Path) -> None:
+        """Write `model.pte`.
+
+        Raises:
+            ArtifactError: ExecuTorch cannot take the model.
+        """
+        with quiet():
+            exir = load_optional("executorch.exir", extra="executorch", why=_TO_WRITE)
+            xnnpack = load_optional(
+                "executorch.backends.xnnpack.partition.xnnpack_partitioner",
+                extra="executorch",
+                why=_TO_WRITE,
+            )
+        try:
+            with quiet(), torch.no_grad():
+                bounded = self._bounded(program, signature)
+                edge = exir.to_edge_transform_and_lower(
+                    bounded, partitioner=[xnnpack.XnnpackPartitioner()]
+                )
+                self._bound_(edge.exported_program())
+                written = edge.to_executorch()
+        except Exception as error:  # executorch documents no type for what it raises
+            raise ArtifactError(
+                f"ExecuTorch cannot take the model: {short_reason(str(error))}"
+            ) from error
+        with (folder / self.file_name).open("wb") as file:
+            written.write_to_file(file)
+
+    def open(self, path: Path, signature: Signature, threads: int | None) -> Runner:
+        """Open `model.pte`.
+
+        Raises:
+            ArtifactError: this version of ExecuTorch cannot read it.
+        """
+        with quiet():
+            runtime = load_optional("executorch.runtime", extra="executorch", why=_TO_RUN)
+            bindings = load_optional(
+                "executorch.extension.pybindings.portable_lib", extra="executorch", why=_TO_RUN
+            )
+        if threads is not None:
+            bindings._unsafe_reset_threadpool(threads)
+        try:
+            program = runtime.Runtime.get().load_program(path.read_bytes())
+            method: Any = program.load_method("forward")
+        except Exception as error:  # executorch raises RuntimeError for everything
+            made_for = signature.versions.get("executorch", "of unknown version")
+            raise ArtifactError(
+                f"this version of ExecuTorch cannot open '{path.name}': {error}. It was written by "
+                f"executorch {made_for}: use that, or deploy the model again."
+            ) from error
+
+        def run(inputs: Sequence[Tensor], keep_alive: Any = program) -> list[Tensor]:
+            # The method reads the memory of the program and does not own it.
+            self._check_size(signature, inputs)
+            return list(method.execute([tensor.contiguous() for tensor in inputs]))
+
+        return run
+
+    def _bounded(self, program: ExportedProgram, signature: Signature) -> ExportedProgram:
+        """Trace the program again, with integers that ExecuTorch knows and with an upper bound."""
+        module = (
+            with_executorch_integers(program)
+            if has_integers(program)
+            else folded(program.run_decompositions({}))
+        )
+        batch = Dim("batch", min=1, max=self.max_batch)
+        dynamic = tuple(
+            {i: batch for i, size in enumerate(info.shape) if size == "batch"}
+            for info in signature.inputs
+        )
+        size = min(self.max_batch, 2)
+        return torch.export.export(
+            module, example_inputs(signature, size), dynamic_shapes=dynamic if size > 1 else None
+        )
+
+    def _bound_(self, program: ExportedProgram) -> None:
+        """Set the upper bound again, which passes narrow: to 15, where there is a convolution."""
+        for node in program.graph.nodes:
+            value = node.meta.get("val")
+            if isinstance(value, Tensor):
+                sizes: Any = value.shape  # typed as whole numbers, and some are symbols
+                for size in sizes:
+                    if isinstance(size, torch.SymInt):
+                        ranges = size.node.shape_env.var_to_range
+                        for symbol in ranges:
+                            ranges[symbol] = ValueRanges(1, self.max_batch)
+
+    def _check_size(self, signature: Signature, inputs: Sequence[Tensor]) -> None:
+        for info, tensor in zip(signature.inputs, inputs, strict=True):
+            for size in info.batch_sizes(tensor):
+                if size > self.max_batch:
+                    raise DataError(
+                        f"this model takes at most {self.max_batch} samples in a call, got {size}. "
+                        "Call it in parts, or deploy it again with a larger "
+                        "`ExecuTorch(max_batch=...)`."
+                    )
