@@ -22,12 +22,16 @@ class Calibration(Spec, ABC):
     """
 
     def histogram_wanted(self) -> bool:
-        """Return whether `range_of` reads the histogram, and not the extremes alone."""
+        """Return whether `search` reads the histogram, and not the extremes alone."""
         return True
 
-    @abstractmethod
     def range_of(self, seen: "Seen") -> Range:
         """Return the lowest and the highest value that integers are to tell apart."""
+        return self.search(seen) if seen.high > seen.low else (seen.low, seen.high)
+
+    @abstractmethod
+    def search(self, seen: "Seen") -> Range:
+        """Return the range, where not all values are the same."""
 
 
 class Seen:
@@ -94,7 +98,7 @@ class MinMax(Calibration):
         """Return that extremes are enough."""
         return False
 
-    def range_of(self, seen: Seen) -> Range:
+    def search(self, seen: Seen) -> Range:
         """Return the extremes."""
         return seen.low, seen.high
 
@@ -120,7 +124,7 @@ class MovingAverage(Calibration):
         """Return that extremes are enough."""
         return False
 
-    def range_of(self, seen: Seen) -> Range:
+    def search(self, seen: Seen) -> Range:
         """Return the averages."""
         return self._average(seen.lows), self._average(seen.highs)
 
@@ -148,7 +152,7 @@ class Percentile(Calibration):
         default=0.9999, gt=0.5, le=1, description="It is the part of the values in the range."
     )
 
-    def range_of(self, seen: Seen) -> Range:
+    def search(self, seen: Seen) -> Range:
         """Return the edges of the range."""
         assert seen.counts is not None
         rising = seen.counts.cumsum(0) / seen.counts.sum()
@@ -174,7 +178,7 @@ class SquaredError(Calibration):
     range is searched for on the histogram, and no distribution is assumed.
     """
 
-    def range_of(self, seen: Seen) -> Range:
+    def search(self, seen: Seen) -> Range:
         """Return the best of a hundred ranges."""
         assert seen.counts is not None
         x, counts = seen.centers(), seen.counts
@@ -205,7 +209,7 @@ class Entropy(Calibration):
     shrunken by the same part.
     """
 
-    def range_of(self, seen: Seen) -> Range:
+    def search(self, seen: Seen) -> Range:
         """Return the best of the ranges from a sixteenth of the extremes on."""
         assert seen.counts is not None
         x, counts = seen.centers(), seen.counts.clone()
@@ -213,7 +217,7 @@ class Entropy(Calibration):
         beside = counts[[max(zero - 1, 0), min(zero + 1, _BINS - 1)]]
         counts[zero] = torch.minimum(counts[zero], beside.max())
         best, least = 1.0, float("inf")
-        for part in torch.linspace(1 / 16, 1, _CANDIDATES, dtype=torch.float64).tolist():
+        for part in torch.linspace(1, 1 / 16, _CANDIDATES, dtype=torch.float64).tolist():
             low, high = min(seen.low, 0.0) * part, max(seen.high, 0.0) * part
             inside = ((x >= low) & (x <= high)).nonzero()[:, 0]
             if len(inside) < _LEVELS or high <= low:

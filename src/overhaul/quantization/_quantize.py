@@ -1,5 +1,6 @@
 """`Quantize`: weights and activations in few bits."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -45,8 +46,6 @@ class Quantize(Step):
         calibration: How ranges are chosen. Default `SquaredError()`.
         batches: How many batches are looked at. Default 8.
         batch_size: Samples in each. Default 32.
-        subsets: On how many different sets of training samples to calibrate, to see how much the
-            quality depends on them; the first is kept. Default 1.
         search: Whether scales of weights are searched for the least squared error. Default True.
         reduce_range: Whether weights use 7 of 8 bits, so that sums of two products do not saturate
             on a CPU without int8 instructions of its own. Default False.
@@ -76,7 +75,6 @@ class Quantize(Step):
     calibration: Calibration = SquaredError()
     batches: int = Field(default=8, ge=1, description="How many batches are looked at.")
     batch_size: int = Field(default=32, ge=1, description="Samples in a batch.")
-    subsets: int = Field(default=1, ge=1, description="How many sets of training samples.")
     search: bool = True
     reduce_range: bool = False
     repairs: tuple[QuantizationRepair, ...] = ()
@@ -121,8 +119,12 @@ class Quantize(Step):
                 "`layers` and `exclude` let through. Known are nn.Linear, convolutions, "
                 "nn.MultiheadAttention, embeddings and recurrent layers."
             )
-        ranges = self.ranges(model, plan, ctx, 0)
-        smaller = quantized(model, plan, ranges, search=self.search)
+        batches = self.calibration_batches(model, ctx, 0)
+        for repair in self.repairs:
+            repair.prepare_(model, plan, batches, ctx)
+        smaller = quantized(model, plan, self.ranges(model, plan, batches), search=self.search)
+        for repair in self.repairs:
+            repair.finish_(model, smaller, plan, batches, ctx)
         ctx.facts.extend(weight_facts(model, plan, smaller))
         model = ctx.edit(model, plan.edit)
         _copy_(model, smaller)
@@ -135,15 +137,19 @@ class Quantize(Step):
         spared = matching_names(paths, self.exclude, "exclude") if self.exclude else set()
         return make_plan(model, lambda m: _forward(m, batch), self, wanted, spared)
 
-    def ranges(self, model: nn.Module, plan: Plan, ctx: Context, subset: int) -> Ranges:
-        """Return the ranges of activations on one set of training samples."""
-        if self.activations is None:
-            return {}
+    def calibration_batches(self, model: nn.Module, ctx: Context, subset: int) -> list[Batch]:
+        """Return one of the sets of training samples, on the model's device."""
+        if self.activations is None and not self.repairs:
+            return []
         train = ctx.data.train
         order = torch.randperm(len(train), generator=ctx.generator("calibration", subset))
         chosen = order[: self.batches * self.batch_size].split(self.batch_size)
-        device = model_device(model)
-        batches = (train.read(each).to(device) for each in chosen)
+        return [train.read(each).to(model_device(model)) for each in chosen]
+
+    def ranges(self, model: nn.Module, plan: Plan, batches: Sequence[Batch]) -> Ranges:
+        """Return the ranges of activations on these samples."""
+        if self.activations is None:
+            return {}
         return observe(model, plan, batches, self.calibration, symmetric=self.symmetric)
 
 
