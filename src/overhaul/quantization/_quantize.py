@@ -1,13 +1,13 @@
 """`Quantize`: weights and activations in few bits."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from overhaul.core import Batch, Context, ModelError, Step, matching_names
+from overhaul.core import Batch, Context, ModelError, Step, Trait, Traits, matching_names
 from overhaul.evaluation import model_device
 from overhaul.graph import foldable_norms
 from overhaul.quantization._calibration import Calibration, SquaredError
@@ -66,6 +66,8 @@ class Quantize(Step):
     activations are `uint8` with a zero point everywhere, and a sum of convolutions is quantized
     too.
     """
+
+    takes: ClassVar[Traits] = frozenset({Trait.TRAINABLE})
 
     weights: WeightType = "int8"
     activations: Literal["int8"] | None = None
@@ -128,7 +130,7 @@ class Quantize(Step):
         ctx.facts.extend(weight_facts(model, plan, smaller))
         model = ctx.edit(model, plan.edit)
         _copy_(model, smaller)
-        return model
+        return model.requires_grad_(False)  # what is rounded has no gradient
 
     def plan(self, model: nn.Module, batch: Batch) -> Plan:
         """Return what of the model becomes integers, and why the rest does not."""

@@ -1,18 +1,20 @@
 """`quantized_class`: a layer's own class, with its weights and activations in integers."""
 
+import math
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from overhaul.core import dequantize, quantize
+from overhaul.core import StoresIntegers, dequantize, quantize
 from overhaul.quantization._integer_map import WeightForm
 
 FORMS = "_weight_forms"
 
 
-class Quantized(nn.Module):
+class Quantized(nn.Module, StoresIntegers):
     """What a quantized layer has besides its own class.
 
     A weight `w` that is stored as integers is no parameter any more, but three buffers: `w_q`,
@@ -26,6 +28,14 @@ class Quantized(nn.Module):
         args = tuple(through_integers(self, input_name(n), value) for n, value in enumerate(args))
         out = super().forward(*args, **kwargs)
         return through_integers(self, "output", out)
+
+    def stored_weights(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield the integers of each weight, one in a byte, and how many they are."""
+        for name, form in self.__dict__.get(FORMS, {}).items():
+            stored = self._buffers[f"{name}_q"]
+            assert stored is not None
+            count = math.prod(form.shape) if form.shape else stored.numel()
+            yield stored, count
 
     def __getattr__(self, name: str) -> Any:
         """Return the real numbers of a weight that is stored as integers."""
