@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "overhaul"
 
-_FAMILIES = ("pruning", "distillation", "transfer", "multitask")
+_FAMILIES = ("pruning", "quantization", "distillation", "transfer", "multitask")
 _BELOW_CLI = (
     *("core", "graph", "tasks", "evaluation", "training", *_FAMILIES),
     *("deploy", "report", "running"),

@@ -19,7 +19,7 @@ from overhaul.core._errors import (
 )
 from overhaul.core._facts import Fact, SplitName
 from overhaul.core._head import find_head
-from overhaul.core._integers import PLAIN, dequantize, pack4, quantize, unpack4
+from overhaul.core._integers import PLAIN, StoresIntegers, dequantize, pack4, quantize, unpack4
 from overhaul.core._model_state import (
     evaluating,
     load_tensors_,
@@ -99,6 +99,7 @@ __all__ = [
     "Splits",
     "Step",
     "StepState",
+    "StoresIntegers",
     "Targets",
     "Task",
     "Trait",

@@ -1,5 +1,8 @@
 """Integers for real numbers: `quantize` and `dequantize`, which every engine knows."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,17 @@ _LIBRARY.define(
     "dequantize(Tensor q, Tensor scale, Tensor zero_point, int axis, int block) -> Tensor"
 )
 _LIBRARY.define("unpack4(Tensor packed, int size) -> Tensor")
+
+
+class StoresIntegers(ABC):
+    """A module that keeps weights which are no parameters any more, in few bits.
+
+    They are counted like parameters wherever parameters are counted.
+    """
+
+    @abstractmethod
+    def stored_weights(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield each weight as it is stored, and how many numbers it is."""
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int = 0) -> Tensor:

@@ -81,7 +81,7 @@ class _SeenOperators(TorchDispatchMode):
     ) -> Any:
         if isinstance(func, torch._ops.OpOverload):
             name = func._schema.name
-            foreign = func.namespace not in ("aten", "prim", "prims")
+            foreign = func.namespace not in ("aten", "prim", "prims", "overhaul")
             counted = func._overloadpacket in flop_registry
             if name in _HEAVY or (foreign and not counted):
                 self.uncounted.add(name)

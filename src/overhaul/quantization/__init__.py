@@ -1,0 +1,28 @@
+"""Weights and activations in few bits."""
+
+from overhaul.quantization._calibration import (
+    Calibration,
+    Entropy,
+    MinMax,
+    MovingAverage,
+    Percentile,
+    SquaredError,
+)
+from overhaul.quantization._integer_map import WeightForm
+from overhaul.quantization._quantize import Quantize
+from overhaul.quantization._quantize_layers import LayerForm, QuantizeLayers
+from overhaul.quantization._repair import QuantizationRepair
+
+__all__ = [
+    "Calibration",
+    "Entropy",
+    "LayerForm",
+    "MinMax",
+    "MovingAverage",
+    "Percentile",
+    "QuantizationRepair",
+    "Quantize",
+    "QuantizeLayers",
+    "SquaredError",
+    "WeightForm",
+]

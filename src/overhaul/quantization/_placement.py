@@ -1,0 +1,147 @@
+"""`find_places`: where in a model integers can stand, and where activations become integers."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from overhaul.core import evaluating
+
+LAYERS = (nn.Linear, _ConvNd)
+"""Their inputs and weights both become integers."""
+WEIGHTS_ONLY = (nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)
+"""Only their weights do."""
+_ADDS = ("add", "add_", "__add__", "__radd__", "__iadd__")
+
+
+@dataclass
+class Places:
+    """What one forward pass showed.
+
+    Attributes:
+        calls: How often each module was called.
+        inputs: For each layer the positions of the inputs that become integers there.
+        outputs: The modules whose outputs become integers, because several layers, or a sum of
+            which a layer is a part, read them.
+    """
+
+    calls: Counter[str] = field(default_factory=Counter)
+    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    outputs: list[str] = field(default_factory=list)
+
+
+def find_places(
+    model: nn.Module, run: Callable[[nn.Module], Any], layers: set[str], *, outputs: bool
+) -> Places:
+    """Watch one forward pass and say where activations become integers.
+
+    A tensor becomes integers once, for all that read it: where the outermost module ends that
+    returns it, if it is called once, and else where the layer begins that reads it.
+
+    Args:
+        model: It is left as it was.
+        run: Calls it on the inputs.
+        layers: The paths of the layers that are to compute in integers.
+        outputs: Whether the outputs of modules may be used; else all is done at inputs.
+    """
+    places, watch = Places(), _Watch(layers)
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    with evaluating(model), _watched(model, watch, names), watch:
+        run(model)
+    places.calls = watch.calls
+    for state, readers in watch.readers().items():
+        makers = [m for m in watch.makers.get(state, []) if m and watch.calls[m] == 1]
+        if outputs and makers and state not in watch.results:
+            places.outputs.append(makers[-1])
+            continue
+        for reader in readers:
+            if reader is not None:
+                path, position = reader
+                places.inputs[path] = tuple(sorted({*places.inputs.get(path, ()), position}))
+    for path in layers & set(watch.calls):
+        places.inputs.setdefault(path, ())
+    return places
+
+
+_State: TypeAlias = tuple[int, int]
+"""A tensor between two changes in place: its address and its version."""
+
+
+class _Watch(TorchFunctionMode):
+    def __init__(self, layers: set[str]) -> None:
+        super().__init__()
+        self.layers = layers
+        self.calls: Counter[str] = Counter()
+        self.makers: dict[_State, list[str]] = {}
+        """The modules that ended with this tensor, from the inside out."""
+        self.results: set[_State] = set()
+        """What the model returns: its caller reads it."""
+        self.convolved: set[_State] = set()
+        """What is the output of a convolution that computes in integers."""
+        self.found: list[tuple[_State, tuple[str, int] | None]] = []
+        """Each tensor that is read, and by whom: an input of a layer, or a sum."""
+        self.kept: list[Tensor] = []
+        """All of these, so that no address is used twice."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _ADDS and len(args) > 1:
+            terms = [self.state(each) for each in args[:2] if isinstance(each, Tensor)]
+            if len(terms) == 2 and not self.convolved.isdisjoint(terms):
+                self.found += [(term, None) for term in terms]
+        return func(*args, **(kwargs or {}))
+
+    def state(self, tensor: Tensor) -> _State:
+        self.kept.append(tensor)
+        return id(tensor), tensor._version
+
+    def readers(self) -> dict[_State, list[tuple[str, int] | None]]:
+        found: dict[_State, list[tuple[str, int] | None]] = {}
+        for state, reader in self.found:
+            found.setdefault(state, []).append(reader)
+        return found
+
+
+@contextmanager
+def _watched(model: nn.Module, watch: _Watch, names: dict[nn.Module, list[str]]) -> Iterator[None]:
+    def begin(module: nn.Module, args: Any) -> None:
+        path = names[module][0]
+        watch.calls[path] += 1
+        if path in watch.layers:
+            count = 3 if isinstance(module, nn.MultiheadAttention) else 1
+            for position, value in enumerate(args[:count]):
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    watch.found.append((watch.state(value), (path, position)))
+
+    def end(module: nn.Module, args: Any, out: Any) -> None:
+        path = names[module][0]
+        if isinstance(out, Tensor) and out.is_floating_point():
+            state = watch.state(out)
+            watch.makers.setdefault(state, []).append(path)
+            if path in watch.layers and isinstance(module, _ConvNd):
+                watch.convolved.add(state)
+        if path == "":
+            watch.results |= {watch.state(x) for x in tree_leaves(out) if isinstance(x, Tensor)}
+
+    hooks = [
+        hook
+        for module in names
+        for hook in (
+            module.register_forward_pre_hook(begin),
+            module.register_forward_hook(end),
+        )
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,111 @@
+"""`QuantizeLayers`: the edit that puts integers in the place of real numbers."""
+
+import torch
+from torch import Tensor, nn
+
+from overhaul.core import Edit, ModelError, Spec, nearest
+from overhaul.quantization._integer_map import WeightForm, integers_of, scales_of
+from overhaul.quantization._quantized_layer import FORMS, input_name, quantized_class
+
+FAST_PATH = "activation_relu_or_gelu"
+"""Where `nn.TransformerEncoderLayer` notes that it may go by its layers; 0 forbids it."""
+
+
+class LayerForm(Spec):
+    """What of a module is in integers.
+
+    Attributes:
+        weights: How each of its weights is stored.
+        inputs: Which of its inputs pass through integers, by position.
+        output: Whether its output does.
+    """
+
+    weights: dict[str, WeightForm] = {}
+    inputs: tuple[int, ...] = ()
+    output: bool = False
+
+
+class QuantizeLayers(Edit):
+    r"""Weights become integers with a scale, and activations pass through integers.
+
+    Each weight :math:`w` becomes :math:`q = \mathrm{round}(w / s)` with
+    :math:`s = \max|w| / q_{\max}` for each channel or block; a scale of an activation is one until
+    it is set. The module keeps its class: the new one is a subclass of it.
+
+    Args:
+        layers: The form of each module.
+
+    Raises:
+        ModelError: there is no such module or weight.
+
+    Example:
+        >>> form = LayerForm(weights={"weight": WeightForm(type="int8")}, inputs=(0,))
+        >>> QuantizeLayers(layers={"0": form}).apply(nn.Sequential(nn.Linear(3, 2)))
+        Sequential(
+          (0): QuantizedLinear(in_features=3, out_features=2, bias=True, weights=int8, input=int8)
+        )
+
+    Paper: Jacob et al., CVPR 2018.
+    """
+
+    layers: dict[str, LayerForm]
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Swap classes, and parameters for buffers."""
+        modules = dict(model.named_modules())
+        shared: dict[tuple[int, WeightForm], dict[str, Tensor]] = {}
+        kept: list[nn.Parameter] = []  # an address must not be given to another weight meanwhile
+        for path, form in self.layers.items():
+            if path not in modules:
+                raise ModelError(
+                    f"there is no module '{path}' to quantize. {nearest(path, modules)}"
+                )
+            layer = modules[path]
+            layer.__class__ = quantized_class(type(layer))
+            for name, own in form.weights.items():
+                weight = layer._parameters.get(name)
+                if weight is None:
+                    raise ModelError(f"'{path}' has no weight '{name}' that could be quantized.")
+                kept.append(weight)
+                buffers = shared.setdefault((id(weight), own), _buffers(weight, own))
+                _store_(layer, name, own, buffers)
+            for position in form.inputs:
+                _give_scale_(layer, input_name(position))
+            if form.output:
+                _give_scale_(layer, "output")
+        for module in modules.values():
+            if isinstance(module, nn.TransformerEncoderLayer):
+                setattr(module, FAST_PATH, 0)
+        return model
+
+    def rename(self, name: str) -> str | None:
+        """Return None for a weight that is no parameter any more."""
+        path, _, own = name.rpartition(".")
+        form = self.layers.get(path)
+        return None if form is not None and own in form.weights else name
+
+
+def _buffers(weight: Tensor, form: WeightForm) -> dict[str, Tensor]:
+    if not form.is_integer:
+        return {"q": weight.detach().to(getattr(torch, form.type))}
+    flat = weight.flatten(1) if form.shape else weight
+    scale = scales_of(flat, form, search=False)
+    return {
+        "q": form.stored(integers_of(flat, scale, form)),
+        "scale": scale,
+        "zero_point": torch.zeros_like(scale, dtype=torch.int8),
+    }
+
+
+def _store_(layer: nn.Module, name: str, form: WeightForm, buffers: dict[str, Tensor]) -> None:
+    del layer._parameters[name]
+    layer.__dict__.pop("_flat_weights", None)
+    layer.__dict__[FORMS] = {**layer.__dict__.get(FORMS, {}), name: form}
+    for suffix, tensor in buffers.items():
+        layer.register_buffer(f"{name}_{suffix}", tensor)
+
+
+def _give_scale_(layer: nn.Module, name: str) -> None:
+    layer.register_buffer(f"{name}_scale", torch.tensor(1.0))
+    layer.register_buffer(f"{name}_zero_point", torch.tensor(128, dtype=torch.uint8))

@@ -1,0 +1,79 @@
+"""`observe`: the ranges of the activations of a plan, on batches of training samples."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from overhaul.core import Batch, evaluating
+from overhaul.quantization._calibration import Calibration, Seen, scale_and_zero
+from overhaul.quantization._plan import Plan
+from overhaul.quantization._quantized_layer import input_name
+
+Ranges: TypeAlias = dict[str, tuple[float, int]]
+"""Scale and zero point of each activation by the name of its buffers: `conv1.input`."""
+
+
+def observe(
+    model: nn.Module,
+    plan: Plan,
+    batches: Iterable[Batch],
+    calibration: Calibration,
+    *,
+    symmetric: bool,
+) -> Ranges:
+    """Run the model on batches and choose a range for each activation that becomes integers.
+
+    Args:
+        model: Not yet quantized; it is left as it was.
+        plan: Where activations become integers.
+        batches: Training samples.
+        calibration: How a range is chosen.
+        symmetric: See `scale_and_zero`.
+    """
+    seen: dict[str, Seen] = {}
+
+    def note(name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            known = seen.setdefault(name, Seen(histogram=calibration.histogram_wanted()))
+            known.see_(value)
+
+    def inputs_of(path: str, positions: tuple[int, ...]) -> Callable[[nn.Module, Any], None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            for position in positions:
+                note(buffer_name(path, input_name(position)), args[position])
+
+        return hook
+
+    def output_of(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, args, out: note(buffer_name(path, "output"), out)
+
+    hooks: list[Any] = []
+    for path, form in plan.layers.items():
+        module = model.get_submodule(path)
+        if form.inputs:
+            hooks.append(module.register_forward_pre_hook(inputs_of(path, form.inputs)))
+        if form.output:
+            hooks.append(module.register_forward_hook(output_of(path)))
+    try:
+        with evaluating(model):
+            for batch in batches:
+                batch.forward(model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {
+        name: scale_and_zero(calibration.range_of(each), symmetric=symmetric)
+        for name, each in seen.items()
+        if each.lows
+    }
+
+
+def buffer_name(path: str, name: str) -> str:
+    """Return the dotted name of something of a module.
+
+    Example:
+        >>> buffer_name("", "input"), buffer_name("conv", "input")
+        ('input', 'conv.input')
+    """
+    return f"{path}.{name}" if path else name

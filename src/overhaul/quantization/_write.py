@@ -1,0 +1,77 @@
+"""`quantized`: a copy of a model in integers, and how far its weights are from the real ones."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from overhaul.core import Fact
+from overhaul.quantization._integer_map import integers_of, scales_of
+from overhaul.quantization._plan import Plan
+from overhaul.quantization._ranges import Ranges, buffer_name
+
+_WORST = 3
+
+
+@torch.no_grad()
+def quantized(model: nn.Module, plan: Plan, ranges: Ranges, *, search: bool) -> nn.Module:
+    """Return a copy of a model with integers in it.
+
+    Args:
+        model: It is left as it was.
+        plan: What becomes integers.
+        ranges: Scale and zero point of each activation.
+        search: Whether scales of weights are searched for the least squared error.
+    """
+    smaller = plan.edit.apply(deepcopy(model))
+    buffers = dict(smaller.named_buffers(remove_duplicate=False))
+    for name, (step, zero_point) in ranges.items():
+        buffers[f"{name}_scale"].fill_(step)
+        buffers[f"{name}_zero_point"].fill_(zero_point)
+    if search:
+        for path, form in plan.layers.items():
+            for name, own in form.weights.items():
+                if own.is_integer:
+                    weight = getattr(model.get_submodule(path), name)
+                    flat = weight.flatten(1) if own.shape else weight
+                    scale = scales_of(flat, own, search=True)
+                    stored = buffer_name(path, name)
+                    buffers[f"{stored}_scale"].copy_(scale)
+                    buffers[f"{stored}_q"].copy_(own.stored(integers_of(flat, scale, own)))
+    return smaller
+
+
+def weight_facts(model: nn.Module, plan: Plan, smaller: nn.Module) -> Iterator[Fact]:
+    r"""Yield how exact each weight is: the ratio of signal to noise, in decibels.
+
+    .. math:: 10 \log_{10} \frac{\sum w^2}{\sum (w - \hat w)^2}
+
+    Args:
+        model: With the real numbers.
+        plan: What became integers.
+        smaller: With the integers.
+    """
+    for path, form in plan.layers.items():
+        for name, own in form.weights.items():
+            weight = getattr(model.get_submodule(path), name).detach()
+            found = getattr(smaller.get_submodule(path), name)
+            noise = (weight - found).square().flatten(1).sum(1)
+            signal = weight.square().flatten(1).sum(1)
+            decibels = _decibels(signal, noise)
+            worst = decibels.argsort()[:_WORST].tolist()
+            yield Fact(
+                name="weight_sqnr_db",
+                value=float(_decibels(signal.sum(), noise.sum())),
+                unit="dB",
+                subject=buffer_name(path, name),
+                detail={
+                    "type": own.type,
+                    "largest_error": float((weight - found).abs().max()),
+                    "worst": {str(each): float(decibels[each]) for each in worst},
+                },
+            )
+
+
+def _decibels(signal: Tensor, noise: Tensor) -> Tensor:
+    return 10 * (signal.clamp(min=1e-30) / noise.clamp(min=1e-30)).log10()

@@ -1,0 +1,239 @@
+"""`Quantize` on the families of layers, and what it refuses."""
+
+import pickle
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from overhaul.core import Context, ModelError, SpecError, model_tensors, rebuild, trainable_names
+from overhaul.quantization import LayerForm, Quantize, QuantizeLayers, WeightForm
+from overhaul.quantization._placement import find_places
+from overhaul.tasks import Classification
+from overhaul.testing import tiny_cnn
+
+MakeContext = Callable[..., Context]
+
+
+class Residual(nn.Module):
+    """Convolutions with norms, a shared activation in place, and a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.relu = nn.ReLU(inplace=True)
+        self.up = nn.ConvTranspose2d(4, 3, 2, 2)
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(x + self.conv2(x))
+        out: Tensor = self.head(self.up(x).mean((2, 3)))
+        return out
+
+
+class Words(nn.Module):
+    """A table, a recurrent layer, attention and a head that shares the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 8)
+        self.lstm = nn.LSTM(8, 8, num_layers=2, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.out = nn.Linear(8, 20, bias=False)
+        self.out.weight = self.table.weight
+        self.head = nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.lstm(self.table(x))[0]
+        h = h + self.attention(h, h, h, need_weights=False)[0]
+        out: Tensor = self.head(self.out(self.layer(h)).mean(1))
+        return out
+
+
+def data_for(model: nn.Module) -> Classification:
+    torch.manual_seed(0)
+    x = torch.randint(0, 20, (96, 6)) if isinstance(model, Words) else torch.rand(96, 1, 8, 8)
+    return Classification(train=(x, torch.arange(96) % 3))
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """Give norms statistics that are not those of a new network."""
+    if isinstance(model, Residual):
+        with torch.no_grad():
+            for _ in range(3):
+                model.train()(torch.rand(16, 1, 8, 8))
+    return model.eval()
+
+
+STEPS = {
+    "int8": (Quantize(batches=2), 0.05),
+    "int8, symmetric": (Quantize(batches=2, symmetric=True), 0.05),
+    "int8, one scale": (Quantize(batches=2, granularity="tensor"), 0.08),
+    "7 bits": (Quantize(batches=2, reduce_range=True), 0.08),
+    "weights of int8": (Quantize(activations=None), 0.02),
+    "int4": (Quantize(weights="int4", block_size=8), 0.4),
+    "int4, channels": (Quantize(weights="int4", granularity="channel"), 0.5),
+    "float16": (Quantize(weights="float16"), 2e-3),
+    "bfloat16": (Quantize(weights="bfloat16"), 2e-2),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("network", [Residual, Words])
+def test_every_layer_is_close_and_the_model_is_rebuilt_from_edits(
+    network: type[nn.Module], name: str, make_context: MakeContext
+) -> None:
+    step, allowed = STEPS[name]
+    torch.manual_seed(1)
+    model = settled(network())
+    ctx = make_context(model, task=data_for(model))
+    batch = ctx.data.train.read(torch.arange(32))
+    with torch.no_grad():
+        expected = batch.forward(model)
+        found_model = step.apply(deepcopy(model), ctx)
+        found = batch.forward(found_model.eval())
+        again = rebuild(
+            deepcopy(model), ctx.edits, model_tensors(found_model), trainable_names(found_model)
+        )
+        copies = [again, deepcopy(found_model), pickle.loads(pickle.dumps(found_model))]
+        others = [batch.forward(each.eval()) for each in copies]
+    assert isinstance(expected, Tensor)
+    assert isinstance(found, Tensor)
+    assert float((found - expected).norm()) < allowed * float(expected.norm())
+    assert all(isinstance(other, Tensor) and torch.equal(other, found) for other in others)
+
+
+def test_a_table_that_is_shared_is_stored_once(make_context: MakeContext) -> None:
+    model = settled(Words())
+    ctx = make_context(model, task=data_for(model))
+    found = Quantize(activations=None).apply(model, ctx)
+    assert found.get_buffer("table.weight_q") is found.get_buffer("out.weight_q")
+
+
+def test_bytes_are_what_was_promised(make_context: MakeContext) -> None:
+    sizes = {}
+    for weights in ("int8", "int4"):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 3))
+        before = sum(t.nbytes for t in model_tensors(model).values())
+        ctx = make_context(model, task=data_for(model))
+        found = Quantize(weights=weights, activations=None).apply(model, ctx)
+        sizes[weights] = sum(t.nbytes for t in model_tensors(found).values()) / before
+    assert sizes["int8"] < 0.32
+    assert sizes["int4"] < 0.22
+
+
+def test_activations_become_integers_once_for_all_that_read_them() -> None:
+    model = settled(Residual())
+    step = Quantize()
+    for name in ("bn1",):
+        setattr(model, name, nn.Identity())
+    layers = {"conv1", "conv2", "up", "head"}
+    x = torch.rand(2, 1, 8, 8)
+    places = find_places(model, lambda m: m(x), layers, outputs=True)
+    # The activation is called twice, so that what it makes has no module of its own; the sum is.
+    assert places.inputs == {"conv1": (0,), "conv2": (0,), "up": (0,), "head": (0,)}
+    assert places.outputs == ["conv2"]
+    assert step.activations == "int8"
+
+
+class Blocks(nn.Sequential):
+    """Each block ends in a module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True)),
+            nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU6()),
+            nn.Conv2d(4, 3, 3),
+        )
+
+
+def test_the_outermost_module_makes_the_integers_after_what_is_done_in_place() -> None:
+    x = torch.rand(2, 1, 8, 8)
+    places = find_places(Blocks(), lambda m: m(x), {"0.0", "1.0", "2"}, outputs=True)
+    assert places.outputs == ["0", "1"]
+    assert places.inputs == {"0.0": (0,), "1.0": (), "2": ()}
+
+
+def test_what_is_left_and_how_exact_the_rest_is_become_facts(make_context: MakeContext) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.Parameter(torch.randn(64, 4))
+            self.spared, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.spared(x.flatten(1) @ self.own))
+            return out
+
+    ctx = make_context(Odd(), task=data_for(Odd()))
+    Quantize(exclude=("spared",)).apply(Odd(), ctx)
+    skipped = {fact.value: fact.reason for fact in ctx.facts if fact.name == "skipped"}
+    assert skipped[""] == "there is no integer form of Odd"
+    assert skipped["spared"] == "it is left out by `layers` or `exclude`"
+    (exact,) = [fact for fact in ctx.facts if fact.name == "weight_sqnr_db"]
+    assert exact.subject == "head.weight"
+    assert isinstance(exact.value, float)
+    assert 35 < exact.value < 60
+    assert len(exact.detail["worst"]) == 3
+
+
+def test_functional_weights_and_dtypes_are_read_as_real_numbers() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.layer.weight.t(), self.layer.bias)
+
+    model = Functional()
+    x = torch.randn(3, 4)
+    expected = model(x)
+    form = LayerForm(weights={"weight": WeightForm(type="int8")})
+    found = QuantizeLayers(layers={"layer": form}).apply(model)(x)
+    assert torch.allclose(found, expected, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"weights": "int4", "activations": "int8"}, "need weights of int8, got int4"),
+        ({"granularity": "block"}, "is for weights only"),
+        ({"weights": "int2"}, "weights"),
+        ({"batches": 0}, "How many batches"),
+    ],
+)
+def test_what_no_engine_can_do_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Quantize(**fields)
+
+
+def test_a_model_without_weights_and_a_pattern_without_match_are_refused(
+    make_context: MakeContext,
+) -> None:
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :3]
+
+    model = Nothing()
+    with pytest.raises(ModelError, match="nothing of this model can be quantized"):
+        Quantize().apply(model, make_context(model, task=data_for(model)))
+    network = tiny_cnn()
+    with pytest.raises(ModelError, match="'hed' matches nothing"):
+        Quantize(exclude=("hed",)).apply(network, make_context(network))
+
+
+def test_an_edit_for_another_model_is_refused() -> None:
+    form = LayerForm(weights={"weight": WeightForm(type="int8")})
+    with pytest.raises(ModelError, match="there is no module 'b'"):
+        QuantizeLayers(layers={"b": form}).apply(nn.Sequential())
+    with pytest.raises(ModelError, match="has no weight 'weight'"):
+        QuantizeLayers(layers={"0": form}).apply(nn.Sequential(nn.ReLU()))
