@@ -193,6 +193,23 @@ def test_an_operator_of_another_library_is_named() -> None:
     assert found.uncounted == ("overhaul_tests::scaled",)
 
 
+def test_a_module_that_is_given_a_view_of_a_parameter() -> None:
+    class WithToken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1, E))
+            self.layer = nn.Linear(E, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            token: Tensor = self.layer(self.token.expand(len(x), -1))
+            out: Tensor = token + self.layer(x)
+            return out
+
+    model = WithToken()
+    assert count_macs(model, batch_of(torch.randn(B, E))).per_sample == 2 * 3 * E
+    assert model.token.requires_grad
+
+
 def test_the_model_and_torch_are_left_as_they_were(network: nn.Sequential, images: Batch) -> None:
     before = tensor_hash(network.state_dict())
     count_macs(network, images)

@@ -51,9 +51,23 @@ def count_macs(model: nn.Module, batch: Batch) -> Macs:
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     seen = _SeenOperators()
-    with evaluating(model), _padded_attention(), counter, seen:
+    with evaluating(model), _without_gradients(model), _padded_attention(), counter, seen:
         batch.to(model_device(model)).forward(model)
     return Macs(round(counter.get_total_flops() / 2 / len(batch)), tuple(sorted(seen.uncounted)))
+
+
+@contextmanager
+def _without_gradients(model: nn.Module) -> Iterator[None]:
+    # The counter hooks into the gradients of what a module is given, and fails where that is a
+    # view of a parameter, which has none here: a class token, for example.
+    changed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in changed:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in changed:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
