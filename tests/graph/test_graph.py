@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overhaul.core import ModelError
-from overhaul.graph import Graph, check_removal
+from overhaul.graph import Graph, check_removal, relative_difference
 
 
 def mlp() -> nn.Sequential:
@@ -130,3 +130,28 @@ def test_outputs_that_tell_nothing_prove_nothing() -> None:
     model, inputs = Silent(), (torch.rand(2, 4),)
     with pytest.raises(ModelError, match="nothing can be proved"):
         check_removal(model, Graph(model, inputs), {"net.0": [0]}, inputs)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "difference"),
+    [
+        (torch.tensor([1.0, -4.0]), torch.tensor([2.0, -4.0]), 0.25),
+        (
+            {"a": torch.ones(2), "b": [torch.full((1,), 10.0)]},
+            {"a": torch.zeros(2), "b": [torch.full((1,), 10.0)]},
+            0.1,
+        ),
+        ((torch.tensor([3]), torch.ones(1)), (torch.tensor([3]), torch.ones(1)), 0),
+        ((torch.tensor([3]), torch.ones(1)), (torch.tensor([4]), torch.ones(1)), float("inf")),
+        (torch.tensor([True]), torch.tensor([False]), float("inf")),
+        (torch.tensor([float("nan"), 1]), torch.tensor([float("nan"), 1]), 0),
+        (torch.tensor([float("nan"), 1]), torch.tensor([0.0, 1]), float("inf")),
+        (torch.ones(2), torch.ones(3), float("inf")),
+        ((torch.ones(2), torch.ones(2)), torch.ones(2), float("inf")),
+        (torch.zeros(2), torch.zeros(2), 0),
+    ],
+)
+def test_outputs_are_apart_relative_to_the_largest(
+    one: object, other: object, difference: float
+) -> None:
+    assert relative_difference(one, other) == difference

@@ -17,6 +17,7 @@ from overhaul.graph._equations import Gone
 from overhaul.graph._graph import Graph
 from overhaul.graph._labels import Dim
 from overhaul.graph._narrow_attention import attend
+from overhaul.graph._relative_difference import relative_difference
 from overhaul.graph._tensors_in import tensors_in
 from overhaul.graph._trace import Mixing, Trace
 
@@ -79,7 +80,7 @@ def check_removal(
                 "was removed."
             ) from error
     tolerance = 1e-8 if watch.double else 1e-3
-    difference = _difference(expected, actual)
+    difference = relative_difference(expected, actual)
     if not difference <= tolerance and not difference <= _rounding(
         model, graph, gone, inputs, named_inputs, expected
     ):
@@ -128,7 +129,7 @@ def _rounding(
         for parameter in moved.parameters():
             parameter.copy_(nudged(parameter))
         inputs, named_inputs = tree_map_only(Tensor, nudged, (inputs, named_inputs))
-        measured = _difference(expected, moved(*inputs, **named_inputs))
+        measured = relative_difference(expected, moved(*inputs, **named_inputs))
     return min(10 * measured, 1e-4)
 
 
@@ -257,21 +258,3 @@ class _Without(TorchFunctionMode):
                 whole = tensor.new_zeros(shape)
                 tensor = whole.index_copy(d, torch.from_numpy(keep), tensor)
         return tensor
-
-
-def _difference(expected: Any, actual: Any) -> float:
-    largest, difference = 0.0, 0.0
-    pairs = zip(tensors_in(expected), tensors_in(actual), strict=True)
-    for one, other in pairs:
-        if one.shape != other.shape:
-            return float("inf")
-        if not one.is_floating_point():
-            difference = max(difference, float(not torch.equal(one, other)))
-            continue
-        finite = one.isfinite()
-        if not torch.equal(finite, other.isfinite()):
-            return float("inf")
-        if finite.any():
-            largest = max(largest, float(one[finite].abs().max()))
-            difference = max(difference, float((one - other)[finite].abs().max()))
-    return difference / max(largest, 1e-12)

@@ -5,10 +5,8 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, TypeAlias
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from overhaul.core import (
     Batch,
@@ -19,10 +17,9 @@ from overhaul.core import (
     evaluating,
     matching_names,
     owner_of,
-    unwrap_outputs,
 )
 from overhaul.evaluation import count_parameters, model_device
-from overhaul.graph import Graph, RemoveUnits, check_removal
+from overhaul.graph import Graph, RemoveUnits, check_removal, relative_difference
 from overhaul.pruning._fold_norm import FoldNorm, can_fold
 from overhaul.pruning._give_bias import GiveBias
 from overhaul.pruning._layer_flow import watch_layers
@@ -130,24 +127,14 @@ class _Judge:
         inputs, named_inputs = batch.arguments
         return model(*inputs, **named_inputs)
 
-    def outputs(self, model: nn.Module) -> list[Tensor]:
+    def outputs(self, model: nn.Module) -> Any:
         exact = self.exact(model)
         with evaluating(exact):
-            raw = self.run(exact)
-        found = [value for value in tree_leaves(raw) if isinstance(value, Tensor)]
-        return found or [v for v in tree_leaves(unwrap_outputs(raw)) if isinstance(v, Tensor)]
+            return self.run(exact)
 
     def difference(self, model: nn.Module) -> float:
         """Return the largest difference, relative to the largest output."""
-        largest, difference = 0.0, 0.0
-        for one, other in zip(self.expected, self.outputs(model), strict=True):
-            if one.shape != other.shape or not torch.equal(one.isfinite(), other.isfinite()):
-                return float("inf")
-            finite = one.isfinite()
-            if finite.any():
-                largest = max(largest, float(one[finite].abs().max()))
-                difference = max(difference, float((one[finite] - other[finite]).abs().max()))
-        return difference / max(largest, 1e-300)
+        return relative_difference(self.expected, self.outputs(model))
 
     def objection(self, model: nn.Module) -> str | None:
         """Return why a changed model cannot be kept, or None."""
