@@ -155,3 +155,33 @@ def test_outputs_are_apart_relative_to_the_largest(
     one: object, other: object, difference: float
 ) -> None:
     assert relative_difference(one, other) == difference
+
+
+class Converting(nn.Module):
+    """Calculates in the type that it names, whatever its weights are in."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.first, self.norm, self.last = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(F.gelu(self.norm(self.first(x.to(self.dtype)))))
+        return out
+
+
+def test_a_model_that_names_float32_is_proved_in_it() -> None:
+    model, inputs = Converting(torch.float32), (torch.rand(5, 4, dtype=torch.float64),)
+    graph = Graph(model, inputs)
+    (group,) = graph.groups
+    assert 0 < check_removal(model, graph, {group.name: [0, 3, 6]}, inputs) < 1e-5
+    graph.trace.mixing.clear()  # the normalization would go over the zeros, too
+    with pytest.raises(ModelError, match="compute something else: .* more than 1e-03"):
+        check_removal(model, graph, {group.name: [0, 3, 6]}, inputs)
+
+
+def test_a_model_that_runs_in_neither_type_is_refused() -> None:
+    model, inputs = Converting(torch.bfloat16).bfloat16(), (torch.rand(5, 4),)
+    graph = Graph(model, inputs)
+    with pytest.raises(ModelError, match="in float64, and in float32, the model does not run"):
+        check_removal(model, graph, {graph.groups[0].name: [0]}, inputs)
