@@ -89,9 +89,7 @@ def check_removal(
         ) from error
     tolerance = 1e-8 if proof.exact else 1e-3
     difference = relative_difference(expected, actual)
-    if not difference <= tolerance and not (
-        proof.exact and difference <= proof.rounding(expected)
-    ):
+    if not difference <= tolerance and not (proof.exact and difference <= proof.rounding(expected)):
         raise ModelError(
             f"the smaller model would compute something else: its outputs differ by "
             f"{difference:.2g} of the largest, more than {tolerance:.0e}, so nothing was removed."
