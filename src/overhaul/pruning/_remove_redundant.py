@@ -24,6 +24,7 @@ from overhaul.pruning._fold_norm import FoldNorm, can_fold
 from overhaul.pruning._give_bias import GiveBias
 from overhaul.pruning._layer_flow import watch_layers
 from overhaul.pruning._redundant_units import GroupPlan, computed_together, redundant_units
+from overhaul.pruning._take_out import align_config
 
 
 class RemoveRedundant(Step):
@@ -42,8 +43,7 @@ class RemoveRedundant(Step):
     They are looked for again until there is none, since one makes another. Each removal is proved
     twice before it is kept: its structure by `check_removal`, on random weights, and its outputs on
     the model itself and training inputs, in double precision where the model can be run so. What
-    fails is left as it was, and a fact says so. Of a model that cannot be run in double precision
-    only norms are folded.
+    fails is left as it was, and a fact says so.
 
     Folded norms are gone from later training, so put the step after it, or leave them with
     `fold_norms=False`.
@@ -86,6 +86,7 @@ class RemoveRedundant(Step):
         if self.fold_norms:
             model = _fold(model, ctx, judge, spared, counts)
         model = _remove(model, ctx, judge, spared, counts)
+        model = align_config(model, judge.batch, ctx)
         for kind in ("dead", "constant", "duplicate", "proportional"):
             ctx.log(f"{kind}_units", counts[kind])
         ctx.log("folded_norms", counts["norm"])
