@@ -571,3 +571,16 @@ def test_the_config_of_a_transformer_follows(make_context: MakeContext, tmp_path
     inputs = torch.rand(2, 1, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(again(inputs).logits, smaller.eval()(inputs).logits)
+
+
+def test_a_model_that_cannot_be_watched_is_refused(make_context: MakeContext) -> None:
+    class Shy(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.overrides._get_current_function_mode_stack():
+                raise RuntimeError("nobody looks")
+            out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return out
+
+    model = Shy(tiny_cnn())
+    with pytest.raises(ModelError, match=r"operations are watched \(RuntimeError: nobody looks"):
+        RemoveRedundant().apply(model, make_context(deepcopy(model)))
