@@ -185,3 +185,37 @@ def test_a_model_that_runs_in_neither_type_is_refused() -> None:
     graph = Graph(model, inputs)
     with pytest.raises(ModelError, match="in float64, and in float32, the model does not run"):
         check_removal(model, graph, {graph.groups[0].name: [0]}, inputs)
+
+
+def test_a_model_that_is_random_in_evaluation_proves_nothing() -> None:
+    class Noisy(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return out + torch.randn_like(out)
+
+    model, inputs = Noisy(*mlp()), (torch.rand(2, 4),)
+    with pytest.raises(ModelError, match="other outputs each time in evaluation mode"):
+        check_removal(model, Graph(model, inputs), {"0": [1]}, inputs)
+
+
+def test_the_training_pass_leaves_no_trace() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp()
+            self.register_buffer("average", torch.zeros(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.inner[1](self.inner[0](x))
+            if self.training:
+                self.get_buffer("average").mul_(0.9).add_(hidden.detach().mean(0))
+            out: Tensor = self.inner[2](hidden - self.get_buffer("average"))
+            return out
+
+    model, inputs = Counting(), (torch.rand(2, 4),)
+    state = torch.get_rng_state()
+    (group,) = Graph(model, inputs).groups
+    assert "average" in {place.tensor for place in group.places}
+    assert not model.get_buffer("average").any()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training

@@ -1,6 +1,7 @@
 """`capture`: watch one forward pass and write down what belongs together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ def capture(
     """Return what one forward pass on these inputs shows.
 
     The pass runs in evaluation mode, for real: control flow, indices and the user's own lines are
-    seen as they are. If it leaves parameters unused, the way through training is watched as well.
-    The model is as before when it is over.
+    seen as they are. Then the way through training is watched as well, since the smaller model is
+    to train. The model is as before when it is over.
 
     Raises:
         ModelError: the program branches on values that depend on its inputs, so that one pass does
@@ -47,6 +48,7 @@ def capture(
         if isinstance(value, Tensor) and value not in trace.flows:
             trace.flows[value] = Flow([None] * value.ndim, depends=True)
     with (
+        _buffers_kept(model),
         evaluating(model),
         torch.no_grad(),
         sized_attributes(model, trace, tracer),
@@ -54,8 +56,7 @@ def capture(
         tracer,
     ):
         _fix_outputs(trace, model(*inputs, **(named_inputs or {})))
-        if not trace.parameters <= trace.used:
-            _watch_training(trace, model, inputs, named_inputs or {})
+        _watch_training(trace, model, inputs, named_inputs or {})
     for name in trace.renumbered.keys() & trace.valued.keys():
         trace.fix(trace.renumbered[name], trace.valued[name])
     for name, flow in trace.state.items():
@@ -83,13 +84,12 @@ _ONLY_VALUES = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 def _watch_training(
     trace: Trace, model: nn.Module, inputs: Sequence[Any], named_inputs: Mapping[str, Any]
 ) -> None:
-    """Watch what else the program does in training, such as heads that only a loss sees.
+    """Watch what else the program does in training: noise, averages, heads that only a loss sees.
 
     Layers that do the same to the same dimensions in training stay in evaluation mode. If the
     program wants more in training than its inputs, then what it has shown until there counts.
     """
     macs = list(trace.macs)
-    held = [(buffer, buffer.clone()) for buffer in model.buffers()]
     for module in model.modules():
         module.training = not isinstance(module, _ONLY_VALUES)
     try:
@@ -99,8 +99,18 @@ def _watch_training(
         return
     finally:
         trace.macs[:] = macs
-        for buffer, before in held:
-            buffer.copy_(before)
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Restore what a pass writes into buffers, where nobody hears of it."""
+    held = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in held:
+                buffer.copy_(before)
 
 
 def _write_down_state(trace: Trace, model: nn.Module) -> None:
@@ -241,7 +251,8 @@ class _Tracer(TorchFunctionMode):
 
     def _call(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         tensors = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
-        flows = [self.trace.flow(tensor) for tensor in tensors]
+        wrapped = [whole for tensor in tensors for whole in _beneath(tensor)]
+        flows = [self.trace.flow(tensor) for tensor in (*tensors, *wrapped)]
         depends = any(flow.depends for flow in flows)
         call = Call(self.trace, self.calls, name, None, where_now(), tensors)
         before = [tensor.shape for tensor in tensors] if name.endswith("_") else []
@@ -252,6 +263,9 @@ class _Tracer(TorchFunctionMode):
         found = None
         if live or any(is_size(v) for v in tree_leaves((args, kwargs))):
             try:
+                if wrapped:
+                    call.inputs += wrapped
+                    raise UnknownUse("is inside torch.vmap or another transform")
                 found = self._by_rule(call, args, kwargs, outs)
                 if before and [tensor.shape for tensor in tensors] != before:
                     raise UnknownUse("changes the shape in place")
@@ -397,6 +411,8 @@ class _Tracer(TorchFunctionMode):
 class _Unseen(TorchDispatchMode):
     """Hears of what happens outside any operation that the tracer sees: in compiled code."""
 
+    supports_higher_order_operators = True  # such as torch.cond, whose branches are compiled
+
     def __init__(self, tracer: _Tracer) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tracer = tracer
@@ -423,6 +439,13 @@ class _Unseen(TorchDispatchMode):
             if isinstance(value, Tensor) and value not in trace.flows:
                 trace.flows[value] = Flow([None] * value.ndim, depends)
         return out
+
+
+def _beneath(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield what a tensor stands for that a transform such as torch.vmap made."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+        yield tensor
 
 
 def operation_name(func: Callable[..., Any]) -> str:

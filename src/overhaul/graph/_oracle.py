@@ -90,6 +90,11 @@ def check_removal(
     tolerance = 1e-8 if proof.exact else 1e-3
     difference = relative_difference(expected, actual)
     if not difference <= tolerance and not (proof.exact and difference <= proof.rounding(expected)):
+        if not relative_difference(expected, proof.larger()) <= tolerance:
+            raise ModelError(
+                "the model gives other outputs each time in evaluation mode, so that nothing can "
+                "be proved about a removal. Let its dropout or noise follow `self.training`."
+            )
         raise ModelError(
             f"the smaller model would compute something else: its outputs differ by "
             f"{difference:.2g} of the largest, more than {tolerance:.0e}, so nothing was removed."
