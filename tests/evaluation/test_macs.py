@@ -1,6 +1,7 @@
 """Multiply-accumulates, against numbers worked out by hand and published ones."""
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -217,3 +218,12 @@ def test_learned_queries_are_counted_and_stay_trainable() -> None:
     model = Queries()
     assert count_macs(model, batch_of(SEQUENCE)).per_sample == 3 * E * 2
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_copy_of_a_scripted_layer_is_counted() -> None:
+    model = nn.Sequential(torch.jit.script(nn.Linear(E, 3)), nn.Linear(3, 2))
+    with torch.no_grad():
+        copied = deepcopy(model)
+    assert count_macs(copied, batch_of(SEQUENCE)).per_sample == T * (E * 3 + 3 * 2)

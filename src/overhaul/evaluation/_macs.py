@@ -60,7 +60,8 @@ def count_macs(model: nn.Module, batch: Batch) -> Macs:
 def _no_gradients_asked(model: nn.Module) -> Iterator[None]:
     # The counter looks for the gradient function of a module's inputs. A view of a parameter that
     # is made without gradients, such as learned queries, asks for one and has none.
-    asked = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # A copy of a scripted module has parameters whose flag cannot be changed: not a leaf.
+    asked = [p for p in model.parameters() if p.requires_grad and p.is_leaf]
     for parameter in asked:
         parameter.requires_grad_(False)
     try:
