@@ -21,6 +21,7 @@ from overhaul.graph import (  # noqa: F401 - the rules register themselves
 )
 from overhaul.graph._call import RULES, Call, UnknownUse
 from overhaul.graph._labels import Reason
+from overhaul.graph._operation_kinds import ABOUT, COPIES, PICKS, READS, SHAPES
 from overhaul.graph._sized_attributes import sized_attributes
 from overhaul.graph._sizes import Attribute, Expression, Extent, Size, expression_of, leaves
 from overhaul.graph._tensors_in import tensors_in
@@ -129,92 +130,6 @@ def _write_down_state(trace: Trace, model: nn.Module) -> None:
 
 
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_COPIES = frozenset(
-    [
-        *("view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "squeeze", "t", "T"),
-        *("expand", "expand_as", "broadcast_to", "repeat", "tile", "unsqueeze", "permute", "mT"),
-        *("transpose", "movedim", "contiguous", "clone", "detach", "to", "long", "int", "alias"),
-        *("__getitem__", "select", "narrow", "chunk", "split", "unbind", "flip", "roll"),
-    ]
-)
-_PICKS = ("__getitem__", "index_select", "gather", "take_along_dim")
-_SHAPES = ("shape", "size")
-_READS = frozenset(
-    [
-        "item",
-        "tolist",
-        "__bool__",
-        "__int__",
-        "__float__",
-        "__index__",
-        "__complex__",
-        "numpy",
-        "__array__",
-        "nonzero",
-        "equal",
-        "allclose",
-        "is_nonzero",
-        "unique",
-        "__contains__",
-    ]
-)
-_ABOUT = frozenset(
-    [
-        "dim",
-        "ndim",
-        "dtype",
-        "device",
-        "layout",
-        "is_floating_point",
-        "is_complex",
-        "is_cuda",
-        "is_nested",
-        "requires_grad",
-        "is_quantized",
-        "is_sparse",
-        "is_contiguous",
-        "stride",
-        "storage_offset",
-        "get_device",
-        "element_size",
-        "grad_fn",
-        "is_leaf",
-        "grad",
-        "__len__",
-        "is_meta",
-        "is_mps",
-        "is_mkldnn",
-        "data_ptr",
-        "itemsize",
-        "nbytes",
-        "__repr__",
-        "__str__",
-        "__format__",
-        "is_inference",
-        "_version",
-        "names",
-        "is_signed",
-        "untyped_storage",
-        "is_xpu",
-        "is_cpu",
-        "__hash__",
-        "result_type",
-        "promote_types",
-        "__get__",
-        "is_mtia",
-        "is_neg",
-        "is_conj",
-        "is_hpu",
-        "is_ipu",
-        "is_vulkan",
-        "is_xla",
-        "is_maia",
-        "is_shared",
-        "_is_view",
-        "retain_grad",
-        "register_hook",
-    ]
-)
 
 
 class _Tracer(TorchFunctionMode):
@@ -234,15 +149,15 @@ class _Tracer(TorchFunctionMode):
         name = operation_name(func)
         outer, self.inside = self.inside, True
         try:
-            if name in _SHAPES:
+            if name in SHAPES:
                 return self._shape(func, args, kwargs)
             if name == "numel":
                 return self._elements(args[0])
             if name == "__len__":
                 self._shape(Tensor.size, args, {"dim": 0})._number()
-            if name in _ABOUT:
+            if name in ABOUT:
                 return func(*args, **kwargs)
-            if name in _READS:
+            if name in READS:
                 self._read(name, args)
                 return func(*args, **kwargs)
             return self._call(func, name, args, kwargs)
@@ -302,9 +217,9 @@ class _Tracer(TorchFunctionMode):
             values = self.trace.flow(tensor).values
             if values is None:
                 continue
-            if place == 0 and call.name in _COPIES:
+            if place == 0 and call.name in COPIES:
                 copied = values
-            elif place == 0 or call.name not in _PICKS:
+            elif place == 0 or call.name not in PICKS:
                 self.trace.valued.setdefault(values, call.reason("its values are computed with"))
         return copied
 
