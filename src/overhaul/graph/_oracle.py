@@ -197,6 +197,7 @@ class _Proof:
             if not buffer.is_floating_point():
                 continue
             noise = torch.rand(buffer.shape, generator=generator, dtype=self.dtype)
+            noise = noise.to(buffer.device)
             if bool((buffer == 0).all()):
                 buffer.copy_(0.2 * noise - 0.1)
             else:
@@ -223,7 +224,7 @@ def _kill_(model: nn.Module, trace: Trace, gone: Gone) -> None:
             continue
         for d, dim in enumerate(flow.dims):
             if dim is not None and (places := np.flatnonzero(gone[dim])).size:
-                own[name].index_fill_(d, torch.from_numpy(places), 0)
+                own[name].index_fill_(d, torch.from_numpy(places).to(own[name].device), 0)
 
 
 def _variance(tensor: Tensor) -> bool:
@@ -291,16 +292,16 @@ class _Without(TorchFunctionMode):
     def _kept(self, tensor: Tensor, dims: Sequence[Dim]) -> Tensor:
         for d, dim in enumerate(dims):
             if dim is not None and self.gone[dim].any():
-                keep = np.flatnonzero(~self.gone[dim])
-                tensor = tensor.index_select(d, torch.from_numpy(keep))
+                keep = torch.from_numpy(np.flatnonzero(~self.gone[dim])).to(tensor.device)
+                tensor = tensor.index_select(d, keep)
         return tensor
 
     def _whole(self, tensor: Tensor, dims: Sequence[Dim]) -> Tensor:
         for d, dim in enumerate(dims):
             if dim is not None and self.gone[dim].any():
-                keep = np.flatnonzero(~self.gone[dim])
+                keep = torch.from_numpy(np.flatnonzero(~self.gone[dim])).to(tensor.device)
                 shape = list(tensor.shape)
                 shape[d] = len(dim)
                 whole = tensor.new_zeros(shape)
-                tensor = whole.index_copy(d, torch.from_numpy(keep), tensor)
+                tensor = whole.index_copy(d, keep, tensor)
         return tensor

@@ -18,7 +18,7 @@ from overhaul.core import (
     matching_names,
     owner_of,
 )
-from overhaul.evaluation import forward_call, measure_latency
+from overhaul.evaluation import forward_call, measure_latency, model_device
 from overhaul.graph import Graph, Group, check_removal
 from overhaul.pruning._criterion import Criterion, Scores
 from overhaul.pruning._magnitude import Magnitude
@@ -122,7 +122,7 @@ class PruneChannels(Step):
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Remove in rounds, with training between them."""
-        batch = next(ctx.data.train.in_order(2))
+        batch = next(ctx.data.train.in_order(2)).to(model_device(model))
         graph = Graph(model, *batch.arguments)
         full = Cost.of(graph)
         for number in range(1, self.rounds + 1):

@@ -6,6 +6,7 @@ from typing import NamedTuple, Self
 from torch import nn
 
 from overhaul.core import Batch, Context
+from overhaul.evaluation import model_device
 from overhaul.graph import ConfigSizes, Gone, Graph, aligned_sizes
 
 
@@ -59,7 +60,7 @@ def take_out(
 
 def align_config(model: nn.Module, batch: Batch, ctx: Context) -> nn.Module:
     """Let the config of a Hugging Face model follow, where it can, so that it saves and loads."""
-    sizes, wrong = aligned_sizes(model, *batch.arguments)
+    sizes, wrong = aligned_sizes(model, *batch.to(model_device(model)).arguments)
     for name in wrong:
         why = "no config gives this shape: save_pretrained works, from_pretrained does not"
         ctx.log("config_not_aligned", name, reason=why)
