@@ -224,6 +224,6 @@ def test_learned_queries_are_counted_and_stay_trainable() -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_copy_of_a_scripted_layer_is_counted() -> None:
     model = nn.Sequential(torch.jit.script(nn.Linear(E, 3)), nn.Linear(3, 2))
-    with torch.no_grad():
-        copied = deepcopy(model)
+    copied = deepcopy(model)
+    assert not next(copied.parameters()).is_leaf
     assert count_macs(copied, batch_of(SEQUENCE)).per_sample == T * (E * 3 + 3 * 2)
