@@ -1,11 +1,16 @@
 """Every public spec, found by walking `overhaul.__all__`, keeps the contract of its kind."""
 
 import inspect
+from typing import Any
 
+import numpy as np
 import pytest
+from torch import nn
 
 import overhaul
-from overhaul.core import Spec, Step
+from overhaul.core import Context, Spec, Step
+from overhaul.graph import Graph
+from overhaul.pruning import Criterion, PruneChannels
 from overhaul.testing import check_spec, check_step, example_of, tiny_multi_task, tiny_residual
 
 SPECS = [
@@ -58,3 +63,35 @@ def test_a_method_names_its_paper(cls: type[Step]) -> None:
         assert "Paper:" in (inspect.getdoc(cls) or "")
     else:
         assert cls.__doc__
+
+
+class Countdown(Criterion):
+    """A plug of the user's own: the last unit is worth least.
+
+    Example:
+        >>> Countdown()
+        Countdown()
+    """
+
+    def scores(self, graph: Graph, model: nn.Module, ctx: Context) -> dict[str, Any]:
+        return {g.name: -np.arange(g.units, dtype=np.float64) for g in graph.groups}
+
+
+class Bundle(Spec):
+    """A spec of the user's own that holds plugs in all ways.
+
+    Example:
+        >>> Bundle(many=(Countdown(),))
+        Bundle(many=(Countdown(),))
+    """
+
+    many: tuple[Criterion, ...] = ()
+    named: tuple[tuple[str, Criterion], ...] = ()
+
+
+def test_a_step_may_hold_a_plug_of_the_users_own() -> None:
+    check_step(PruneChannels(fraction=0.5, criterion=Countdown()))
+
+
+def test_a_plug_of_the_users_own_may_be_in_a_collection() -> None:
+    check_spec(Bundle(many=(Countdown(),), named=(("one", Countdown()),)))

@@ -5,6 +5,7 @@ from overhaul.graph._equations import Gone
 from overhaul.graph._graph import Graph, Group, Place, Unprunable
 from overhaul.graph._labels import Reason
 from overhaul.graph._oracle import check_removal
+from overhaul.graph._relative_difference import relative_difference
 from overhaul.graph._remove_units import RemoveUnits
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "align_config_",
     "aligned_sizes",
     "check_removal",
+    "relative_difference",
 ]

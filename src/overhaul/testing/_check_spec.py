@@ -4,6 +4,7 @@ import doctest
 import inspect
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import overhaul
@@ -44,7 +45,7 @@ def check_spec(spec: Spec) -> None:
     cls = type(spec)
     name = cls.__name__
     assert "Example:" in (inspect.getdoc(cls) or ""), f"{name}: the docstring has no Example"
-    namespace = {**vars(overhaul), name: cls}
+    namespace = {**vars(overhaul), **{each.__name__: each for each in _classes_in(spec)}}
     assert eval(repr(spec), namespace) == spec, f"{name}: repr does not evaluate to an equal one"
     assert cls.from_yaml(spec.to_yaml()) == spec, f"{name}: YAML does not round-trip"
     as_json = json.loads(json.dumps(spec.to_data()))
@@ -58,3 +59,15 @@ def check_spec(spec: Spec) -> None:
     else:
         raise AssertionError(f"{name} takes a field that it does not have")
     assert "Known:" in refusal, f"{name}: the error names no known field: {refusal}"
+
+
+def _classes_in(value: Any) -> Iterator[type[Spec]]:
+    """Yield the classes of a spec and of all specs in its fields."""
+    if isinstance(value, Spec):
+        yield type(value)
+        value = dict(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _classes_in(item)
