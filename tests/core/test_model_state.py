@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from overhaul.core import (
     ModelError,
@@ -62,6 +63,21 @@ def test_rebuilding_leaves_the_original_and_the_random_generator_alone() -> None
     rebuild(original, edits, model_tensors(original) | extra, ())
     assert model_fingerprint(original) == before
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_model_that_keeps_results_with_gradients_is_rebuilt() -> None:
+    original = nn.Linear(4, 3)
+    prune.l1_unstructured(original, "weight", 0.5)
+    x = torch.rand(2, 4)
+    expected = original(x)
+    assert not original.weight.is_leaf
+    again = rebuild(original, [], model_tensors(original), trainable_names(original))
+    assert torch.equal(again(x), expected)
+    again(x).sum().backward()
+    assert original.get_parameter("weight_orig").grad is None
+    gradient = again.get_parameter("weight_orig").grad
+    assert gradient is not None
+    assert gradient.any()
 
 
 def test_shared_weights_are_still_shared_after_rebuilding() -> None:

@@ -172,6 +172,7 @@ def test_each_opening_of_the_test_split_is_counted(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.count_test_opening("one key")
     folder.count_test_opening("another key")
+    assert folder.count_test_opening("one key") == 2  # it is the same look again
     manifest = RunFolder(tmp_path).manifest()
     assert manifest["test_opened"] == 2
     assert manifest["test_openings"] == ["one key", "another key"]

@@ -1,6 +1,7 @@
 """Multiply-accumulates, against numbers worked out by hand and published ones."""
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -201,3 +202,28 @@ def test_the_model_and_torch_are_left_as_they_were(network: nn.Sequential, image
     assert tensor_hash(network.state_dict()) == before
     assert torch.backends.mha.get_fastpath_enabled()
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_learned_queries_are_counted_and_stay_trainable() -> None:
+    class Queries(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.queries = nn.Parameter(torch.randn(1, 3, E))
+            self.fc = nn.Linear(E, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.fc(self.queries.expand(len(x), -1, -1))
+            return out + x.mean()
+
+    model = Queries()
+    assert count_macs(model, batch_of(SEQUENCE)).per_sample == 3 * E * 2
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_copy_of_a_scripted_layer_is_counted() -> None:
+    model = nn.Sequential(torch.jit.script(nn.Linear(E, 3)), nn.Linear(3, 2))
+    copied = deepcopy(model)
+    assert not next(copied.parameters()).is_leaf
+    assert count_macs(copied, batch_of(SEQUENCE)).per_sample == T * (E * 3 + 3 * 2)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overhaul.core import ModelError
-from overhaul.graph import Graph, check_removal
+from overhaul.graph import Graph, check_removal, relative_difference
 
 
 def mlp() -> nn.Sequential:
@@ -130,3 +130,92 @@ def test_outputs_that_tell_nothing_prove_nothing() -> None:
     model, inputs = Silent(), (torch.rand(2, 4),)
     with pytest.raises(ModelError, match="nothing can be proved"):
         check_removal(model, Graph(model, inputs), {"net.0": [0]}, inputs)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "difference"),
+    [
+        (torch.tensor([1.0, -4.0]), torch.tensor([2.0, -4.0]), 0.25),
+        (
+            {"a": torch.ones(2), "b": [torch.full((1,), 10.0)]},
+            {"a": torch.zeros(2), "b": [torch.full((1,), 10.0)]},
+            0.1,
+        ),
+        ((torch.tensor([3]), torch.ones(1)), (torch.tensor([3]), torch.ones(1)), 0),
+        ((torch.tensor([3]), torch.ones(1)), (torch.tensor([4]), torch.ones(1)), float("inf")),
+        (torch.tensor([True]), torch.tensor([False]), float("inf")),
+        (torch.tensor([float("nan"), 1]), torch.tensor([float("nan"), 1]), 0),
+        (torch.tensor([float("nan"), 1]), torch.tensor([0.0, 1]), float("inf")),
+        (torch.ones(2), torch.ones(3), float("inf")),
+        ((torch.ones(2), torch.ones(2)), torch.ones(2), float("inf")),
+        (torch.zeros(2), torch.zeros(2), 0),
+    ],
+)
+def test_outputs_are_apart_relative_to_the_largest(
+    one: object, other: object, difference: float
+) -> None:
+    assert relative_difference(one, other) == difference
+
+
+class Converting(nn.Module):
+    """Calculates in the type that it names, whatever its weights are in."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.first, self.norm, self.last = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(F.gelu(self.norm(self.first(x.to(self.dtype)))))
+        return out
+
+
+def test_a_model_that_names_float32_is_proved_in_it() -> None:
+    model, inputs = Converting(torch.float32), (torch.rand(5, 4, dtype=torch.float64),)
+    graph = Graph(model, inputs)
+    (group,) = graph.groups
+    assert 0 < check_removal(model, graph, {group.name: [0, 3, 6]}, inputs) < 1e-5
+    graph.trace.mixing.clear()  # the normalization would go over the zeros, too
+    with pytest.raises(ModelError, match=r"compute something else.* more than 1e-03"):
+        check_removal(model, graph, {group.name: [0, 3, 6]}, inputs)
+
+
+def test_a_model_that_runs_in_neither_type_is_refused() -> None:
+    model, inputs = Converting(torch.bfloat16).bfloat16(), (torch.rand(5, 4),)
+    graph = Graph(model, inputs)
+    with pytest.raises(ModelError, match="in float64, and in float32, the model does not run"):
+        check_removal(model, graph, {graph.groups[0].name: [0]}, inputs)
+
+
+def test_a_model_that_is_random_in_evaluation_proves_nothing() -> None:
+    class Noisy(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return out + torch.randn_like(out)
+
+    model, inputs = Noisy(*mlp()), (torch.rand(2, 4),)
+    with pytest.raises(ModelError, match="other outputs each time in evaluation mode"):
+        check_removal(model, Graph(model, inputs), {"0": [1]}, inputs)
+
+
+def test_the_training_pass_leaves_no_trace() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mlp()
+            self.register_buffer("average", torch.zeros(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.inner[1](self.inner[0](x))
+            if self.training:
+                self.get_buffer("average").mul_(0.9).add_(hidden.detach().mean(0))
+            out: Tensor = self.inner[2](hidden - self.get_buffer("average"))
+            return out
+
+    model, inputs = Counting(), (torch.rand(2, 4),)
+    state = torch.get_rng_state()
+    (group,) = Graph(model, inputs).groups
+    assert "average" in {place.tensor for place in group.places}
+    assert not model.get_buffer("average").any()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training

@@ -710,6 +710,46 @@ SEQUENCE = (torch.rand(2, 6, 4),)
 WORDS = (torch.randint(0, 11, (2, 6)),)
 
 
+class NoiseInTraining(Net):
+    def middle(self, x: Tensor) -> Tensor:
+        return x + 0.1 * torch.randn(8, 1, 1) if self.training else x
+
+
+class AverageOfWeights(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.average: Tensor
+        self.register_buffer("average", torch.ones(8, 3, 3, 3))
+
+    def middle(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.average.lerp_(self.first.weight, 0.1)
+        return x
+
+
+class Mapped(Net):
+    def middle(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.vmap(torch.tanh)(x)
+        return out
+
+
+class MappedLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.vmap(lambda row: self.second(F.relu(self.first(row))))(x)
+        return out
+
+
+class Conditional(Net):
+    def middle(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.cond(x.sum() > 0, torch.tanh, torch.sigmoid, (x,))
+        return out
+
+
 @dataclass(frozen=True)
 class Case:
     """A network, what of it can be removed, and words of the reasons for what cannot."""
@@ -781,6 +821,10 @@ CASES = [
     Case(Spread, SEQUENCE, {"queries": 4}, ("single position",)),
     Case(HandWrittenNorm, IMAGE, {"first": 8, **AROUND}),
     Case(OneHead, SEQUENCE, {"first": 8}),
+    Case(NoiseInTraining, IMAGE, {"second": 6}, ("computed together with something of fixed",)),
+    Case(AverageOfWeights, IMAGE, {"first": 8, "second": 6}),
+    Case(Mapped, IMAGE, {"second": 6}, ("is inside torch.vmap",)),
+    Case(MappedLayer, SEQUENCE, {}, ("is inside torch.vmap",)),
 ]
 
 
@@ -824,3 +868,10 @@ def test_every_removal_is_right_and_the_smaller_network_trains(case: Case) -> No
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert [repr(module) for module in model.modules()] == attributes
     assert model.training
+
+
+def test_a_conditional_that_is_compiled_fixes_what_goes_into_it() -> None:
+    torch.manual_seed(0)
+    graph = Graph(Conditional(), IMAGE)
+    assert [group.name for group in graph.groups] == ["second"]
+    assert any("`cond` is not known" in str(each) for each in graph.unprunable)

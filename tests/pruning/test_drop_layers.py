@@ -277,3 +277,27 @@ def test_what_is_carried_for_a_dropped_layer_is_gone() -> None:
 
 def test_the_contract_holds_for_each_target() -> None:
     check_step(DropLayers(macs=0.7, samples=10), model=tiny_residual())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_part_that_takes_no_hooks_stays(make_context: MakeContext) -> None:
+    original = tiny_residual()
+    original.blocks.append(torch.jit.script(nn.Sequential(nn.ReLU(), nn.ReLU())))
+    ctx = make_context(deepcopy(original))
+    smaller = DropLayers(count=3).apply(deepcopy(original), ctx)
+    assert sorted(dropped(ctx)) == ["blocks.0", "blocks.1", "blocks.2"]
+    assert isinstance(smaller.get_submodule("blocks.3"), torch.jit.ScriptModule)
+
+
+def test_a_model_that_cannot_be_watched_is_refused(make_context: MakeContext) -> None:
+    class Shy(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if any(module._forward_hooks for module in self.modules()):
+                raise RuntimeError("no hooks\nplease")
+            out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return out
+
+    model = Shy(tiny_residual())
+    with pytest.raises(ModelError, match=r"while its layers are watched \(RuntimeError: no hooks"):
+        DropLayers(count=1).apply(model, make_context(model))

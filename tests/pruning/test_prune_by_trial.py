@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from overhaul.core import CheckpointFolder, Context, ModelError, Progress
-from overhaul.pruning import PruneByTrial
+from overhaul.core import CheckpointFolder, Context, ModelError, Progress, Step
+from overhaul.pruning import PruneByTrial, PruneChannels
 from overhaul.pruning._rise_test import RiseTest
 from overhaul.testing import tiny_task
 
@@ -70,6 +70,34 @@ def test_no_more_trials_than_allowed(tmp_path: Path) -> None:
 def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="'nowhere' matches nothing"):
         PruneByTrial(exclude=("nowhere",)).apply(net(), context(tmp_path, net()))
+
+
+@pytest.mark.parametrize(
+    ("step", "removed"),
+    [
+        (PruneByTrial(tolerance=1e3, total_tolerance=1e3, macs=0.6), 4),
+        (PruneByTrial(tolerance=1e-9, trials=1, samples=1), 0),
+        (PruneChannels(macs=0.6), 4),
+    ],
+    ids=["trials", "no trial", "channels"],
+)
+def test_the_facts_are_alike_whichever_step_removes(
+    tmp_path: Path, step: Step, removed: int
+) -> None:
+    ctx, model = context(tmp_path, net()), net()
+    torch.nn.init.constant_(model.get_parameter("3.weight"), 5.0)
+    step.apply(model, ctx)
+    (fact,) = [fact for fact in ctx.facts if fact.name == "removed_units"]
+    assert fact.value == removed
+    found = {fact.name: fact.value for fact in ctx.facts}
+    if not removed:
+        assert fact.reason == "no trial showed that the loss allows a removal"
+        assert "kept_macs" not in found
+        return
+    assert fact.detail == {"group": "1", "of": 8, "kind": "channels"}
+    assert found["kept_macs"] == 0.5
+    assert found["kept_parameters"] == pytest.approx((4 * 65 + 3 * 5) / (8 * 65 + 3 * 9))
+    assert float(found["removal_error"] or 0) < 1e-9
 
 
 @pytest.mark.parametrize(("mean", "verdict"), [(0.5, "above"), (-0.5, "below")])

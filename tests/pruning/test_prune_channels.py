@@ -341,3 +341,21 @@ def test_the_config_of_a_transformer_follows_and_is_an_edit(tmp_path: Path) -> N
     inputs = torch.rand(2, 1, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(again(inputs).logits, smaller.eval()(inputs).logits)
+
+
+def test_a_model_that_names_float32_is_pruned(tmp_path: Path) -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.body(x.float())
+            return logits
+
+    model = Single()
+    ctx = context(tmp_path, model)
+    smaller = PruneChannels(macs=0.5).apply(model, ctx)
+    assert values(ctx, "kept_macs")[0] <= 0.5
+    assert 0 < values(ctx, "removal_error")[0] < 1e-4
+    assert smaller(torch.rand(5, 1, 8, 8)).shape == (5, 3)

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -497,7 +498,7 @@ def test_a_program_that_reads_values_is_still_folded(make_context: MakeContext) 
 
 
 @torch.no_grad()
-def test_of_a_model_of_single_precision_only_norms_are_folded(make_context: MakeContext) -> None:
+def test_a_model_that_names_single_precision_is_judged_in_it(make_context: MakeContext) -> None:
     class Single(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -513,11 +514,11 @@ def test_of_a_model_of_single_precision_only_norms_are_folded(make_context: Make
     ctx = make_context(deepcopy(model))
     smaller = RemoveRedundant().apply(model, ctx)
     assert value_of(ctx.facts, "folded_norms") == 1
-    assert smaller.get_parameter("body.conv.weight").shape[0] == 6
+    assert value_of(ctx.facts, "dead_units") == 1
+    assert smaller.get_parameter("body.conv.weight").shape[0] == 5
     (error,) = [fact for fact in ctx.facts if fact.name == "output_error"]
     assert error.detail["type"] == "as it is"
-    (skipped,) = [fact for fact in ctx.facts if fact.name == "skipped"]
-    assert "has no proof" in (skipped.reason or "")
+    assert 0 < float(error.value or 0) < 1e-5
 
 
 def test_the_edits_refuse_other_models() -> None:
@@ -542,3 +543,45 @@ def test_the_contract_holds_with_something_to_remove() -> None:
         model.conv.weight[2] = 0
         model.bn.bias[2] = -9
     check_step(RemoveRedundant(), model=model)
+
+
+def test_the_config_of_a_transformer_follows(make_context: MakeContext, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=32,
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        num_labels=3,
+    )
+    torch.manual_seed(0)
+    model: Any = transformers.ViTForImageClassification(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.shape == (16, 32):
+                parameter[:, 7:] = 0
+                assert "mlp" in name or "output" in name
+    ctx = make_context(deepcopy(model))
+    smaller: Any = RemoveRedundant(exclude=("vit.embeddings", "*.attention")).apply(model, ctx)
+    assert smaller.config.intermediate_size == 7
+    smaller.save_pretrained(tmp_path / "saved")
+    again = type(smaller).from_pretrained(tmp_path / "saved").eval()
+    inputs = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(again(inputs).logits, smaller.eval()(inputs).logits)
+
+
+def test_a_model_that_cannot_be_watched_is_refused(make_context: MakeContext) -> None:
+    class Shy(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.overrides._get_current_function_mode_stack():
+                raise RuntimeError("nobody looks")
+            out: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+            return out
+
+    model = Shy(tiny_cnn())
+    with pytest.raises(ModelError, match=r"operations are watched \(RuntimeError: nobody looks"):
+        RemoveRedundant().apply(model, make_context(deepcopy(model)))

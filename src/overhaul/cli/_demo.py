@@ -53,7 +53,20 @@ def train_existing_model(task: Task, epochs: int = 12) -> DigitsNet:
 
 
 def run_demo(out: Path, progress: Progress) -> Run:
-    """Prune the channels of a network that was trained on digits, distill, deploy."""
+    """Prune the channels of a network that was trained on digits, distill, deploy.
+
+    On one thread: such a small network is not faster on more, and what training makes of it depends
+    on how many there are.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _run(out, progress)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(out: Path, progress: Progress) -> Run:
     task = Classification(data="digits", test_fraction=0.4, seed=1)
     progress.say("training the network that the demo takes as given (a plain torch loop)")
     net = train_existing_model(task)

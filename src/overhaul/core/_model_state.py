@@ -80,7 +80,7 @@ def rebuild(
     trainable: Iterable[str],
 ) -> nn.Module:
     """Return a copy of the original with the edits applied and the tensors loaded."""
-    model = deepcopy(original)
+    model = _copied(original)
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         for edit in edits:
             model = edit.apply(model)
@@ -89,6 +89,21 @@ def rebuild(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
     return model
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """Return a copy, of a model too that keeps results which gradients would flow through.
+
+    Masked weights (`torch.nn.utils.prune`) are such, and activations of the last pass; torch copies
+    none of them, and each forward pass makes them anew.
+    """
+    results = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return deepcopy(model, results)
 
 
 def tensor_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -138,14 +138,15 @@ class RunFolder:
             write_text(self.path / "manifest.json", json.dumps(merged, indent=2) + "\n")
 
     def count_test_opening(self, key: str) -> int:
-        """Record that the test split is opened, and return how often it has been.
+        """Record that the test split is opened, and return for how many things it has been.
 
-        Call it before the split is read, so that no opening goes uncounted.
+        Call it before the split is read, so that no opening goes uncounted. One that was cut off
+        and is done again for the same thing shows nothing new and counts once.
 
         Args:
             key: The key of what is judged.
         """
-        openings = [*self.manifest().get("test_openings", []), key]
+        openings = list(dict.fromkeys([*self.manifest().get("test_openings", []), key]))
         self.update_manifest(test_openings=openings, test_opened=len(openings))
         return len(openings)
 

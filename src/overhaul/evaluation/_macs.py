@@ -51,9 +51,24 @@ def count_macs(model: nn.Module, batch: Batch) -> Macs:
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     seen = _SeenOperators()
-    with evaluating(model), _padded_attention(), counter, seen:
+    with evaluating(model), _no_gradients_asked(model), _padded_attention(), counter, seen:
         batch.to(model_device(model)).forward(model)
     return Macs(round(counter.get_total_flops() / 2 / len(batch)), tuple(sorted(seen.uncounted)))
+
+
+@contextmanager
+def _no_gradients_asked(model: nn.Module) -> Iterator[None]:
+    # The counter looks for the gradient function of a module's inputs. A view of a parameter that
+    # is made without gradients, such as learned queries, asks for one and has none.
+    # A copy of a scripted module has parameters whose flag cannot be changed: not a leaf.
+    asked = [p for p in model.parameters() if p.requires_grad and p.is_leaf]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
 
 
 @contextmanager

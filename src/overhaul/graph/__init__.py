@@ -7,6 +7,7 @@ from overhaul.graph._graph import Graph, Group, Place, Unprunable
 from overhaul.graph._labels import Reason
 from overhaul.graph._layer_flow import LayerFlow, WatchedLayer, watch_layers
 from overhaul.graph._oracle import check_removal
+from overhaul.graph._relative_difference import relative_difference
 from overhaul.graph._remove_units import RemoveUnits
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "can_take_bias",
     "check_removal",
     "foldable_norms",
+    "relative_difference",
     "watch_layers",
 ]

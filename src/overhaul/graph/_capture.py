@@ -1,6 +1,7 @@
 """`capture`: watch one forward pass and write down what belongs together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from overhaul.graph import (  # noqa: F401 - the rules register themselves
 )
 from overhaul.graph._call import RULES, Call, UnknownUse
 from overhaul.graph._labels import Reason
+from overhaul.graph._operation_kinds import ABOUT, COPIES, PICKS, READS, SHAPES
 from overhaul.graph._sized_attributes import sized_attributes
 from overhaul.graph._sizes import Attribute, Expression, Extent, Size, expression_of, leaves
 from overhaul.graph._tensors_in import tensors_in
@@ -33,8 +35,8 @@ def capture(
     """Return what one forward pass on these inputs shows.
 
     The pass runs in evaluation mode, for real: control flow, indices and the user's own lines are
-    seen as they are. If it leaves parameters unused, the way through training is watched as well.
-    The model is as before when it is over.
+    seen as they are. Then the way through training is watched as well, since the smaller model is
+    to train. The model is as before when it is over.
 
     Raises:
         ModelError: the program branches on values that depend on its inputs, so that one pass does
@@ -47,6 +49,7 @@ def capture(
         if isinstance(value, Tensor) and value not in trace.flows:
             trace.flows[value] = Flow([None] * value.ndim, depends=True)
     with (
+        _buffers_kept(model),
         evaluating(model),
         torch.no_grad(),
         sized_attributes(model, trace, tracer),
@@ -54,8 +57,7 @@ def capture(
         tracer,
     ):
         _fix_outputs(trace, model(*inputs, **(named_inputs or {})))
-        if not trace.parameters <= trace.used:
-            _watch_training(trace, model, inputs, named_inputs or {})
+        _watch_training(trace, model, inputs, named_inputs or {})
     for name in trace.renumbered.keys() & trace.valued.keys():
         trace.fix(trace.renumbered[name], trace.valued[name])
     for name, flow in trace.state.items():
@@ -83,13 +85,12 @@ _ONLY_VALUES = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 def _watch_training(
     trace: Trace, model: nn.Module, inputs: Sequence[Any], named_inputs: Mapping[str, Any]
 ) -> None:
-    """Watch what else the program does in training, such as heads that only a loss sees.
+    """Watch what else the program does in training: noise, averages, heads that only a loss sees.
 
     Layers that do the same to the same dimensions in training stay in evaluation mode. If the
     program wants more in training than its inputs, then what it has shown until there counts.
     """
     macs = list(trace.macs)
-    held = [(buffer, buffer.clone()) for buffer in model.buffers()]
     for module in model.modules():
         module.training = not isinstance(module, _ONLY_VALUES)
     try:
@@ -99,8 +100,18 @@ def _watch_training(
         return
     finally:
         trace.macs[:] = macs
-        for buffer, before in held:
-            buffer.copy_(before)
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Restore what a pass writes into buffers, where nobody hears of it."""
+    held = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in held:
+                buffer.copy_(before)
 
 
 def _write_down_state(trace: Trace, model: nn.Module) -> None:
@@ -119,92 +130,6 @@ def _write_down_state(trace: Trace, model: nn.Module) -> None:
 
 
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_COPIES = frozenset(
-    [
-        *("view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "squeeze", "t", "T"),
-        *("expand", "expand_as", "broadcast_to", "repeat", "tile", "unsqueeze", "permute", "mT"),
-        *("transpose", "movedim", "contiguous", "clone", "detach", "to", "long", "int", "alias"),
-        *("__getitem__", "select", "narrow", "chunk", "split", "unbind", "flip", "roll"),
-    ]
-)
-_PICKS = ("__getitem__", "index_select", "gather", "take_along_dim")
-_SHAPES = ("shape", "size")
-_READS = frozenset(
-    [
-        "item",
-        "tolist",
-        "__bool__",
-        "__int__",
-        "__float__",
-        "__index__",
-        "__complex__",
-        "numpy",
-        "__array__",
-        "nonzero",
-        "equal",
-        "allclose",
-        "is_nonzero",
-        "unique",
-        "__contains__",
-    ]
-)
-_ABOUT = frozenset(
-    [
-        "dim",
-        "ndim",
-        "dtype",
-        "device",
-        "layout",
-        "is_floating_point",
-        "is_complex",
-        "is_cuda",
-        "is_nested",
-        "requires_grad",
-        "is_quantized",
-        "is_sparse",
-        "is_contiguous",
-        "stride",
-        "storage_offset",
-        "get_device",
-        "element_size",
-        "grad_fn",
-        "is_leaf",
-        "grad",
-        "__len__",
-        "is_meta",
-        "is_mps",
-        "is_mkldnn",
-        "data_ptr",
-        "itemsize",
-        "nbytes",
-        "__repr__",
-        "__str__",
-        "__format__",
-        "is_inference",
-        "_version",
-        "names",
-        "is_signed",
-        "untyped_storage",
-        "is_xpu",
-        "is_cpu",
-        "__hash__",
-        "result_type",
-        "promote_types",
-        "__get__",
-        "is_mtia",
-        "is_neg",
-        "is_conj",
-        "is_hpu",
-        "is_ipu",
-        "is_vulkan",
-        "is_xla",
-        "is_maia",
-        "is_shared",
-        "_is_view",
-        "retain_grad",
-        "register_hook",
-    ]
-)
 
 
 class _Tracer(TorchFunctionMode):
@@ -224,15 +149,15 @@ class _Tracer(TorchFunctionMode):
         name = operation_name(func)
         outer, self.inside = self.inside, True
         try:
-            if name in _SHAPES:
+            if name in SHAPES:
                 return self._shape(func, args, kwargs)
             if name == "numel":
                 return self._elements(args[0])
             if name == "__len__":
                 self._shape(Tensor.size, args, {"dim": 0})._number()
-            if name in _ABOUT:
+            if name in ABOUT:
                 return func(*args, **kwargs)
-            if name in _READS:
+            if name in READS:
                 self._read(name, args)
                 return func(*args, **kwargs)
             return self._call(func, name, args, kwargs)
@@ -241,7 +166,8 @@ class _Tracer(TorchFunctionMode):
 
     def _call(self, func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Any:
         tensors = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
-        flows = [self.trace.flow(tensor) for tensor in tensors]
+        wrapped = [whole for tensor in tensors for whole in _beneath(tensor)]
+        flows = [self.trace.flow(tensor) for tensor in (*tensors, *wrapped)]
         depends = any(flow.depends for flow in flows)
         call = Call(self.trace, self.calls, name, None, where_now(), tensors)
         before = [tensor.shape for tensor in tensors] if name.endswith("_") else []
@@ -252,6 +178,9 @@ class _Tracer(TorchFunctionMode):
         found = None
         if live or any(is_size(v) for v in tree_leaves((args, kwargs))):
             try:
+                if wrapped:
+                    call.inputs += wrapped
+                    raise UnknownUse("is inside torch.vmap or another transform")
                 found = self._by_rule(call, args, kwargs, outs)
                 if before and [tensor.shape for tensor in tensors] != before:
                     raise UnknownUse("changes the shape in place")
@@ -288,9 +217,9 @@ class _Tracer(TorchFunctionMode):
             values = self.trace.flow(tensor).values
             if values is None:
                 continue
-            if place == 0 and call.name in _COPIES:
+            if place == 0 and call.name in COPIES:
                 copied = values
-            elif place == 0 or call.name not in _PICKS:
+            elif place == 0 or call.name not in PICKS:
                 self.trace.valued.setdefault(values, call.reason("its values are computed with"))
         return copied
 
@@ -397,6 +326,8 @@ class _Tracer(TorchFunctionMode):
 class _Unseen(TorchDispatchMode):
     """Hears of what happens outside any operation that the tracer sees: in compiled code."""
 
+    supports_higher_order_operators = True  # such as torch.cond, whose branches are compiled
+
     def __init__(self, tracer: _Tracer) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tracer = tracer
@@ -423,6 +354,13 @@ class _Unseen(TorchDispatchMode):
             if isinstance(value, Tensor) and value not in trace.flows:
                 trace.flows[value] = Flow([None] * value.ndim, depends)
         return out
+
+
+def _beneath(tensor: Tensor) -> Iterator[Tensor]:
+    """Yield what a tensor stands for that a transform such as torch.vmap made."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+        yield tensor
 
 
 def operation_name(func: Callable[..., Any]) -> str:

@@ -123,9 +123,7 @@ class Graph:
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         settle(self.trace)
         settle_sizes(self.trace)
-        self._root = self.trace.labels.find(
-            np.arange(self.trace.labels.fresh(1)[0], dtype=np.int64)
-        )
+        self._root = self.trace.labels.find(np.arange(self.trace.labels.used, dtype=np.int64))
         while True:
             free = self.trace.labels.free(np.arange(len(self._root)))
             candidates = _groups(self.trace, self._root, free)

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from overhaul.core import evaluating
+from overhaul.core import ModelError, evaluating
 
 
 @dataclass(eq=False)
@@ -73,10 +73,19 @@ def watch_layers(model: nn.Module, run: Callable[[nn.Module], Any]) -> LayerFlow
     Args:
         model: It is left as it was.
         run: Calls it on the inputs.
+
+    Raises:
+        ModelError: it has a part that cannot be watched.
     """
     watch = _Watch(model)
-    with evaluating(model), watch:
-        run(model)
+    try:
+        with evaluating(model), watch:
+            run(model)
+    except Exception as error:
+        raise ModelError(
+            f"the model does not run while its operations are watched ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}). Take what is compiled in it, such as torch.cond, out."
+        ) from error
     for layer in watch.layers.values():
         if watch.output_uses[layer.weight] != 1:
             layer.norm = None

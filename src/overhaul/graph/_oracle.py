@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from overhaul.graph._equations import Gone
 from overhaul.graph._graph import Graph
 from overhaul.graph._labels import Dim
 from overhaul.graph._narrow_attention import attend
+from overhaul.graph._relative_difference import relative_difference
+from overhaul.graph._remove_units import RemoveUnits
 from overhaul.graph._tensors_in import tensors_in
 from overhaul.graph._trace import Mixing, Trace
 
@@ -37,8 +40,9 @@ def check_removal(
 
     .. math:: \frac{\max |f(x) - g(x)|}{\max |f(x)|} \le \text{tolerance}
 
-    must hold. Random weights, because a real weight can hide a mistake: a layer that starts at zero
-    passes nothing on.
+    must hold: :math:`10^{-8}`, or :math:`10^{-3}` where the program itself computes in a type of
+    fewer digits. A program that double precision does not fit is run in float32. Random weights,
+    because a real weight can hide a mistake: a layer that starts at zero passes nothing on.
 
     Args:
         model: It is left as it was.
@@ -51,7 +55,8 @@ def check_removal(
         The largest difference, relative to the largest output.
 
     Raises:
-        ModelError: the outputs differ, or the smaller model does not run; the text says where.
+        ModelError: the outputs differ, the smaller model does not run, or the model itself runs in
+            neither type; the text says where.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -60,29 +65,36 @@ def check_removal(
         >>> check_removal(model, graph, {"0": [1, 5]}, inputs) < 1e-9
         True
     """
-    gone = graph.gone(units)
     edit = graph.remove(units)
-    inputs, named_inputs = _double((list(inputs), dict(named_inputs or {})))
-    killed = _random_copy(model)
-    _kill_(killed, graph.trace, gone)
-    with torch.no_grad(), evaluating(killed), _Without(graph.trace, gone) as watch:
-        expected = killed(*inputs, **named_inputs)
-    _refuse_silent(expected)
-    del killed  # a large model and two copies in double precision need not fit at once
-    removed = edit.apply(_random_copy(model))
-    with torch.no_grad(), evaluating(removed):
+    proof = _Proof(model, graph.trace, graph.gone(units), list(inputs), dict(named_inputs or {}))
+    try:
+        expected = proof.larger()
+    except Exception:  # the program converts on the way, and its own type does not fit the rest
+        proof = replace(proof, dtype=torch.float32)
         try:
-            actual = removed(*inputs, **named_inputs)
+            expected = proof.larger()
         except Exception as error:
             raise ModelError(
-                f"the smaller model would not run ({type(error).__name__}: {error}), so nothing "
-                "was removed."
+                "nothing can be proved about a removal: with all weights and inputs in float64, "
+                f"and in float32, the model does not run ({type(error).__name__}: {error}). Let "
+                "its program take the type from a weight instead of naming one, or leave it."
             ) from error
-    tolerance = 1e-8 if watch.double else 1e-3
-    difference = _difference(expected, actual)
-    if not difference <= tolerance and not difference <= _rounding(
-        model, graph, gone, inputs, named_inputs, expected
-    ):
+    _refuse_silent(expected)
+    try:
+        actual = proof.smaller(edit)
+    except Exception as error:
+        raise ModelError(
+            f"the smaller model would not run ({type(error).__name__}: {error}), so nothing "
+            "was removed."
+        ) from error
+    tolerance = 1e-8 if proof.exact else 1e-3
+    difference = relative_difference(expected, actual)
+    if not difference <= tolerance and not (proof.exact and difference <= proof.rounding(expected)):
+        if not relative_difference(expected, proof.larger()) <= tolerance:
+            raise ModelError(
+                "the model gives other outputs each time in evaluation mode, so that nothing can "
+                "be proved about a removal. Let its dropout or noise follow `self.training`."
+            )
         raise ModelError(
             f"the smaller model would compute something else: its outputs differ by "
             f"{difference:.2g} of the largest, more than {tolerance:.0e}, so nothing was removed."
@@ -101,60 +113,96 @@ def _refuse_silent(outputs: Any) -> None:
         )
 
 
-def _rounding(
-    model: nn.Module,
-    graph: Graph,
-    gone: Gone,
-    inputs: Any,
-    named_inputs: Any,
-    expected: Any,
-) -> float:
-    """Return how far outputs may differ because a deep model magnifies the last digit.
+@dataclass
+class _Proof:
+    """Runs the larger and the smaller network on the same random weights.
 
-    It is measured: every input and weight of the copy is changed by a few units in the last place.
-    What is magnified beyond one in ten thousand proves nothing, and is not allowed for.
+    Attributes:
+        model: It is left as it was.
+        trace: What its forward pass showed.
+        gone: For each label whether it goes.
+        inputs: Positional inputs of the pass.
+        named_inputs: Named inputs.
+        dtype: The type of all weights and inputs: float64, or float32.
+        exact: Whether the larger network computed nothing in a type of fewer digits than float64.
     """
-    moved = _random_copy(model)
-    _kill_(moved, graph.trace, gone)
-    generator = torch.Generator().manual_seed(1)
 
-    def nudged(tensor: Tensor) -> Tensor:
-        if tensor.dtype != torch.float64:
-            return tensor
-        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-        return tensor * (1 + 1e-15 * noise.to(tensor.device))
+    model: nn.Module
+    trace: Trace
+    gone: Gone
+    inputs: list[Any]
+    named_inputs: dict[str, Any]
+    dtype: torch.dtype = torch.float64
+    exact: bool = field(default=True, init=False)
 
-    with torch.no_grad(), evaluating(moved), _Without(graph.trace, gone):
-        for parameter in moved.parameters():
+    @torch.no_grad()
+    def larger(self, noise: float = 0.0) -> Any:
+        """Return the outputs with the units at zero, of weights and inputs with relative noise."""
+        model = self._random_copy()
+        _kill_(model, self.trace, self.gone)
+        generator = torch.Generator().manual_seed(1)
+
+        def nudged(tensor: Tensor) -> Tensor:
+            if not noise or tensor.dtype != torch.float64:
+                return tensor
+            drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            return tensor * (1 + noise * drawn.to(tensor.device))
+
+        for parameter in model.parameters():
             parameter.copy_(nudged(parameter))
-        inputs, named_inputs = tree_map_only(Tensor, nudged, (inputs, named_inputs))
-        measured = _difference(expected, moved(*inputs, **named_inputs))
-    return min(10 * measured, 1e-4)
+        inputs, named_inputs = tree_map_only(Tensor, nudged, self._given)
+        with evaluating(model), _Without(self.trace, self.gone) as watch:
+            outputs = model(*inputs, **named_inputs)
+        self.exact = watch.double
+        return outputs
 
+    def smaller(self, edit: RemoveUnits) -> Any:
+        """Return the outputs without the units."""
+        model = edit.apply(self._random_copy())
+        inputs, named_inputs = self._given
+        with evaluating(model):
+            return model(*inputs, **named_inputs)
 
-def _double(tree: Any) -> Any:
-    return tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, tree)
+    def rounding(self, expected: Any) -> float:
+        """Return how far outputs may differ because a deep model magnifies the last digit.
 
+        It is measured: every input and weight of the copy is changed by a few units in the last
+        place. What is magnified beyond one in ten thousand proves nothing, and is not allowed for.
+        """
+        measured = relative_difference(expected, self.larger(noise=1e-15))
+        return min(10 * measured, 1e-4)
 
-@torch.no_grad()
-def _random_copy(model: nn.Module) -> nn.Module:
-    """Return a copy with the same random weights, of a usual size, at every call."""
-    generator = torch.Generator().manual_seed(0)
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            # Put into the copy's memory, so that the values that are replaced are never copied.
-            memo[id(parameter)] = nn.Parameter(_random(parameter, generator))
-    copied = copy.deepcopy(model, memo).double()
-    for buffer in copied.buffers():
-        if not buffer.is_floating_point():
-            continue
-        noise = torch.rand(buffer.shape, generator=generator, dtype=torch.float64)
-        if bool((buffer == 0).all()):
-            buffer.copy_(0.2 * noise - 0.1)
-        else:
-            buffer.mul_(0.75 + 0.5 * noise)
-    return copied
+    @property
+    def _given(self) -> tuple[list[Any], dict[str, Any]]:
+        """The inputs in the type of the proof."""
+        given: tuple[list[Any], dict[str, Any]] = tree_map_only(
+            Tensor,
+            lambda t: t.to(self.dtype) if t.is_floating_point() else t,
+            (self.inputs, self.named_inputs),
+        )
+        return given
+
+    @torch.no_grad()
+    def _random_copy(self) -> nn.Module:
+        """Return a copy with the same random weights, of a usual size, at every call."""
+        generator = torch.Generator().manual_seed(0)
+        memo: dict[int, Any] = {}
+        for parameter in self.model.parameters():
+            if parameter.is_floating_point():
+                # Put into the copy's memory, so that the values that are replaced are never copied.
+                memo[id(parameter)] = nn.Parameter(_random(parameter, generator))
+        copied = copy.deepcopy(self.model, memo)
+        copied = copied.double() if self.dtype == torch.float64 else copied.float()
+        for buffer in copied.buffers():
+            if not buffer.is_floating_point():
+                continue
+            noise = torch.rand(buffer.shape, generator=generator, dtype=self.dtype)
+            noise = noise.to(buffer.device)
+            if bool((buffer == 0).all()):
+                buffer.copy_(0.2 * noise - 0.1)
+            else:
+                buffer.mul_(0.75 + 0.5 * noise)
+        return copied
 
 
 def _random(parameter: Tensor, generator: torch.Generator) -> Tensor:
@@ -176,7 +224,7 @@ def _kill_(model: nn.Module, trace: Trace, gone: Gone) -> None:
             continue
         for d, dim in enumerate(flow.dims):
             if dim is not None and (places := np.flatnonzero(gone[dim])).size:
-                own[name].index_fill_(d, torch.from_numpy(places), 0)
+                own[name].index_fill_(d, torch.from_numpy(places).to(own[name].device), 0)
 
 
 def _variance(tensor: Tensor) -> bool:
@@ -244,34 +292,16 @@ class _Without(TorchFunctionMode):
     def _kept(self, tensor: Tensor, dims: Sequence[Dim]) -> Tensor:
         for d, dim in enumerate(dims):
             if dim is not None and self.gone[dim].any():
-                keep = np.flatnonzero(~self.gone[dim])
-                tensor = tensor.index_select(d, torch.from_numpy(keep))
+                keep = torch.from_numpy(np.flatnonzero(~self.gone[dim])).to(tensor.device)
+                tensor = tensor.index_select(d, keep)
         return tensor
 
     def _whole(self, tensor: Tensor, dims: Sequence[Dim]) -> Tensor:
         for d, dim in enumerate(dims):
             if dim is not None and self.gone[dim].any():
-                keep = np.flatnonzero(~self.gone[dim])
+                keep = torch.from_numpy(np.flatnonzero(~self.gone[dim])).to(tensor.device)
                 shape = list(tensor.shape)
                 shape[d] = len(dim)
                 whole = tensor.new_zeros(shape)
-                tensor = whole.index_copy(d, torch.from_numpy(keep), tensor)
+                tensor = whole.index_copy(d, keep, tensor)
         return tensor
-
-
-def _difference(expected: Any, actual: Any) -> float:
-    largest, difference = 0.0, 0.0
-    pairs = zip(tensors_in(expected), tensors_in(actual), strict=True)
-    for one, other in pairs:
-        if one.shape != other.shape:
-            return float("inf")
-        if not one.is_floating_point():
-            difference = max(difference, float(not torch.equal(one, other)))
-            continue
-        finite = one.isfinite()
-        if not torch.equal(finite, other.isfinite()):
-            return float("inf")
-        if finite.any():
-            largest = max(largest, float(one[finite].abs().max()))
-            difference = max(difference, float((one - other)[finite].abs().max()))
-    return difference / max(largest, 1e-12)

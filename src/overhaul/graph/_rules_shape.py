@@ -348,7 +348,7 @@ def pixel_shuffle(call: Call, input: Tensor, upscale_factor: int) -> Dims:
         dims[-3], [input.shape[-3] // int(upscale_factor) ** 2, int(upscale_factor) ** 2]
     )
     call.fix(channel[1], "they are the pixels of one channel")
-    return [*dims[:-3], channel[0], None, None] if _plain(call, dims) else []
+    return [*dims[:-3], channel[0], *_image(call, dims)]
 
 
 @rule("pixel_unshuffle")
@@ -357,13 +357,14 @@ def pixel_unshuffle(call: Call, input: Tensor, downscale_factor: int) -> Dims:
     dims = call.dims(input)
     channel = dims[-3]
     many = None if channel is None else np.repeat(channel, int(downscale_factor) ** 2)
-    return [*dims[:-3], many, None, None] if _plain(call, dims) else []
+    return [*dims[:-3], many, *_image(call, dims)]
 
 
-def _plain(call: Call, dims: Dims) -> bool:
+def _image(call: Call, dims: Dims) -> Dims:
+    """Fix the last two dimensions and return what they are in the result."""
     for dim in dims[-2:]:
         call.fix(dim, "it is a side of an image")
-    return True
+    return [None, None]
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
@@ -386,8 +387,7 @@ def unfold(call: Call, input: Tensor, *args: Any, **options: Any) -> Dims:
         call.fix(dims[place], "windows are cut from it")
         return [*dims[:place], None, *dims[place + 1 :], None]
     channel = dims[-3]
-    for dim in dims[-2:]:
-        call.fix(dim, "it is a side of an image")
+    _image(call, dims)
     many = None if channel is None else np.repeat(channel, call.out.shape[-2] // input.shape[-3])
     return [*dims[:-3], many, None]
 

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from overhaul.core import Batch, evaluating, owner_of
+from overhaul.core import Batch, ModelError, evaluating, owner_of
 from overhaul.pruning._replace_by_identity import ReplaceByIdentity
 
 
@@ -75,11 +76,16 @@ def _same_shape(model: nn.Module, batch: Batch) -> dict[str, ReplaceByIdentity]:
     handles = [
         module.register_forward_hook(watch(path), with_kwargs=True)
         for path, module in model.named_modules()
-        if path
+        if path and not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
     ]
     try:
         with evaluating(model):
             batch.forward(model)
+    except Exception as error:
+        raise ModelError(
+            f"the model does not run while its layers are watched ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}). Take what is compiled in it, such as torch.cond, out."
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

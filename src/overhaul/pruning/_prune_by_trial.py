@@ -1,6 +1,5 @@
 """`PruneByTrial`: remove units one after the other for as long as the loss does not notice."""
 
-from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -26,6 +25,7 @@ from overhaul.core import (
 from overhaul.evaluation import model_device
 from overhaul.graph import Graph, Group, check_removal
 from overhaul.pruning._rise_test import RiseTest
+from overhaul.pruning._take_out import Cost, take_out
 from overhaul.pruning._unit_norms import squared_norms, unit_size
 
 _Units: TypeAlias = tuple[str, tuple[int, ...]]
@@ -121,31 +121,18 @@ class PruneByTrial(Step):
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Try, choose, prove the choice on random weights, and make one edit of it."""
-        inputs, named_inputs = next(ctx.data.train.in_order(2)).arguments
+        batch = next(ctx.data.train.in_order(2))
         probe = deepcopy(model).cpu()
-        graph = Graph(probe, inputs, named_inputs)
-        groups = self._groups(probe, graph, ctx, inputs, named_inputs)
+        graph = Graph(probe, *batch.arguments)
+        groups = self._groups(probe, graph, ctx, batch)
         chosen = _Trials(self, model, ctx, graph, self._in_order(model, groups, ctx)).run_()
-        if chosen:
-            check_removal(probe, graph, chosen, inputs, named_inputs)
-            model = ctx.edit(model, graph.remove(chosen))
-        for group in groups:
-            ctx.log(
-                "removed_units",
-                len(chosen.get(group.name, ())),
-                n=group.units,
-                detail={"group": group.name},
-            )
-        return model
+        if not chosen:
+            ctx.log("removed_units", 0, reason="no trial showed that the loss allows a removal")
+            return model
+        error = check_removal(probe, graph, chosen, *batch.arguments)
+        return take_out(model, graph, chosen, error, batch, ctx)
 
-    def _groups(
-        self,
-        probe: nn.Module,
-        graph: Graph,
-        ctx: Context,
-        inputs: Sequence[Any],
-        named_inputs: Mapping[str, Any],
-    ) -> list[Group]:
+    def _groups(self, probe: nn.Module, graph: Graph, ctx: Context, batch: Batch) -> list[Group]:
         """Return the groups that units are taken from: not excluded, and proved to work."""
         modules = dict(probe.named_modules())
         spared = matching_names(modules, self.exclude, "exclude") if self.exclude else set()
@@ -154,7 +141,7 @@ class PruneByTrial(Step):
             if not spared.isdisjoint(group.owners):
                 continue
             try:
-                check_removal(probe, graph, {group.name: [group.units - 1]}, inputs, named_inputs)
+                check_removal(probe, graph, {group.name: [group.units - 1]}, *batch.arguments)
             except ModelError as error:
                 ctx.log("skipped", group.name, reason=str(error))
             else:
@@ -230,7 +217,7 @@ class _Trials:
         self.plan, self.model, self.ctx, self.graph = plan, model, ctx, graph
         self.candidates = candidates
         self.size = len(ctx.data.val)
-        self.all_macs = graph.macs()
+        self.full = Cost.of(graph)
         checkpoint = ctx.checkpoints.latest()
         if checkpoint is None:
             before = torch.full((self.size,), torch.nan, dtype=torch.float64)
@@ -273,7 +260,6 @@ class _Trials:
         self.ctx.log(
             "loss_after", after, split="val", n=self.size, detail={"rise": after / self.loss - 1}
         )
-        self.ctx.log("macs_left", self._macs_left())
         return self._merged(state.removed)
 
     def _end(self) -> str | None:
@@ -285,15 +271,13 @@ class _Trials:
             return f"`trials` allows {plan.trials}"
         if plan.total_samples is not None and state.computed >= plan.total_samples:
             return f"`total_samples` allows {plan.total_samples}"
-        if plan.macs is not None and self._macs_left() <= plan.macs:
+        if plan.macs is not None and self._kept_macs() <= plan.macs:
             return f"at most {plan.macs:g} of the operations were left"
         return None
 
-    def _macs_left(self) -> float:
-        if not self.all_macs:
-            return 1.0
+    def _kept_macs(self) -> float:
         gone = self.graph.gone(self._merged(self.state.removed))
-        return self.graph.macs(gone) / self.all_macs
+        return Cost.of(self.graph, gone).over(self.full)[0]
 
     def _try(self, units: _Units) -> _Outcome:
         """Compare the loss with and without these units, sample by sample."""

@@ -1,8 +1,9 @@
 """`PruneChannels`: whole channels, heads and hidden units are taken out."""
 
 import copy
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Self
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -17,12 +18,13 @@ from overhaul.core import (
     matching_names,
     owner_of,
 )
-from overhaul.evaluation import forward_call, measure_latency
-from overhaul.graph import ConfigSizes, Graph, Group, aligned_sizes, check_removal
-from overhaul.pruning._criterion import Criterion
+from overhaul.evaluation import forward_call, measure_latency, model_device
+from overhaul.graph import Graph, Group, check_removal
+from overhaul.pruning._criterion import Criterion, Scores
 from overhaul.pruning._magnitude import Magnitude
 from overhaul.pruning._repair import Repair, readers_that_lose
 from overhaul.pruning._selection import Selection, Units
+from overhaul.pruning._take_out import Cost, take_out
 from overhaul.training import Train
 
 Kind = Literal["channels", "heads", "units"]
@@ -120,15 +122,15 @@ class PruneChannels(Step):
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Remove in rounds, with training between them."""
-        batch = next(ctx.data.train.in_order(2))
+        batch = next(ctx.data.train.in_order(2)).to(model_device(model))
         graph = Graph(model, *batch.arguments)
-        full = _Full(graph.macs(), graph.parameters())
+        full = Cost.of(graph)
         for number in range(1, self.rounds + 1):
             if number > 1:
                 assert self.between is not None
                 model = _train(self.between, model, ctx, number - 1)
                 graph = Graph(model, *batch.arguments)
-            model = self._round(model, graph, batch, full, number / self.rounds, ctx)
+            model = self._prune(_Round(model, graph, batch, full, number / self.rounds, ctx))
         return model
 
     def control(self) -> Step | None:
@@ -138,15 +140,8 @@ class PruneChannels(Step):
         epochs = self.between.epochs * (self.rounds - 1)
         return self.between.model_copy(update={"epochs": epochs}).control()
 
-    def _round(
-        self,
-        model: nn.Module,
-        graph: Graph,
-        batch: Batch,
-        full: "_Full",
-        progress: float,
-        ctx: Context,
-    ) -> nn.Module:
+    def _prune(self, now: "_Round") -> nn.Module:
+        model, graph, ctx = now.model, now.graph, now.ctx
         _say_what_is_left(graph, ctx)
         scores = self.criterion.scores(graph, model, ctx)
         chosen = {group.name: group for group in self._chosen(graph, model)}
@@ -156,22 +151,15 @@ class PruneChannels(Step):
         scores = {name: values for name, values in scores.items() if name in chosen}
         if not scores:
             raise ModelError(_nothing(graph))
-        units = self._select(model, graph, batch, scores, full, progress, ctx)
+        units = self._select(now, scores)
         if not units:
             ctx.log("removed_units", 0, reason="the model meets the target as it is")
             return model
-        error = check_removal(model, graph, units, *batch.arguments)
-        gone = graph.gone(units)
+        error = check_removal(model, graph, units, *now.batch.arguments)
         if self.repair is not None:
-            self.repair.apply_(model, list(readers_that_lose(model, graph, gone)), ctx)
-        for name, own in units.items():
-            detail = {"group": name, "of": graph[name].units, "kind": graph[name].kind}
-            ctx.log("removed_units", len(own), detail=detail)
-        ctx.log("kept_macs", graph.macs(gone) / full.macs)
-        ctx.log("kept_parameters", graph.parameters(gone) / full.parameters)
-        ctx.log("removal_error", error)
-        model = ctx.edit(model, graph.remove(units))
-        return _align_config(model, batch, ctx)
+            readers = readers_that_lose(model, graph, graph.gone(units))
+            self.repair.apply_(model, list(readers), ctx)
+        return take_out(model, graph, units, error, now.batch, ctx, now.full)
 
     def _chosen(self, graph: Graph, model: nn.Module) -> list[Group]:
         paths = dict(model.named_modules())
@@ -185,63 +173,40 @@ class PruneChannels(Step):
             and (wanted is None or not wanted.isdisjoint(group.owners))
         ]
 
-    def _select(
-        self,
-        model: nn.Module,
-        graph: Graph,
-        batch: Batch,
-        scores: dict[str, Any],
-        full: "_Full",
-        progress: float,
-        ctx: Context,
-    ) -> Units:
+    def _select(self, now: "_Round", scores: dict[str, Scores]) -> Units:
         multiples = (1, 4, 8, 16) if self.multiple == "measured" else (self.multiple,)
         plans: dict[int, Units] = {}
         for multiple in multiples:
-            selection = Selection(graph, scores, self.scope, multiple, self.most)
+            selection = Selection(now.graph, scores, self.scope, multiple, self.most)
             try:
-                plans[multiple] = self._meet(selection, model, graph, batch, full, progress, ctx)
+                plans[multiple] = self._meet(now, selection)
             except ModelError:
                 if not plans:
                     raise
                 break  # what this multiple cannot reach, none of the larger ones can
         if len(plans) == 1:
             return next(iter(plans.values()))
-        calls = {
-            str(multiple): forward_call(_smaller(model, graph, units), _one(batch))
-            for multiple, units in plans.items()
-        }
+        calls = {str(multiple): now.call_without(units) for multiple, units in plans.items()}
         timed = measure_latency(calls, time_s=0.5)
         best = min(timed, key=lambda name: timed[name].median_ms)
         detail = {name: found.median_ms for name, found in timed.items()}
-        ctx.log("multiple", int(best), detail=detail, reproducible=False)
+        now.ctx.log("multiple", int(best), detail=detail, reproducible=False)
         return plans[int(best)]
 
-    def _meet(
-        self,
-        selection: Selection,
-        model: nn.Module,
-        graph: Graph,
-        batch: Batch,
-        full: "_Full",
-        progress: float,
-        ctx: Context,
-    ) -> Units:
+    def _meet(self, now: "_Round", selection: Selection) -> Units:
         if self.fraction is not None:
-            before = 1 - self.fraction * (progress - 1 / self.rounds)
+            before = 1 - self.fraction * (now.progress - 1 / self.rounds)
             return selection.fraction(self.fraction / self.rounds / before)
         if self.latency_ms is not None:
-            return self._meet_latency(selection, model, graph, batch, progress, ctx)
+            return _meet_latency(now, selection, self.latency_ms)
 
         def kept(units: Units) -> float:
-            gone = graph.gone(units)
-            if self.macs is not None:
-                return graph.macs(gone) / full.macs
-            return graph.parameters(gone) / full.parameters
+            macs, parameters = now.kept(units)
+            return macs if self.macs is not None else parameters
 
         target = self.macs if self.macs is not None else self.params
         assert target is not None
-        goal = 1 - (1 - target) * progress
+        goal = 1 - (1 - target) * now.progress
         found = selection.smallest(lambda units: kept(units) <= goal)
         if found is None:
             least = kept(selection.units(selection.steps))
@@ -249,65 +214,63 @@ class PruneChannels(Step):
             raise ModelError(
                 f"the model keeps at least {least:.3f} of its {what} when all goes that may go, "
                 f"and {goal:.3f} was asked for. Ask for more, raise `most` ({self.most}), or see "
-                f"with `overhaul profile --prunable` what is in the way.{_main_reason(graph)}"
-            )
-        return found
-
-    def _meet_latency(
-        self,
-        selection: Selection,
-        model: nn.Module,
-        graph: Graph,
-        batch: Batch,
-        progress: float,
-        ctx: Context,
-    ) -> Units:
-        target, one = self.latency_ms, _one(batch)
-        assert target is not None
-        (now,) = measure_latency({"now": forward_call(model, one)}, time_s=0.3).values()
-        goal = now.median_ms - (now.median_ms - target) * min(1.0, progress)
-        table: dict[str, float] = {"1.000": now.median_ms}
-
-        def fast_enough(units: Units) -> bool:
-            call = forward_call(_smaller(model, graph, units), one)
-            (found,) = measure_latency({"smaller": call}, time_s=0.3).values()
-            share = graph.macs(graph.gone(units)) / graph.macs()
-            table[f"{share:.3f}"] = found.median_ms
-            return found.median_ms <= goal
-
-        found = {} if now.median_ms <= goal else selection.smallest(fast_enough)
-        ctx.log("latency_by_kept_macs", len(table), detail=table, reproducible=False)
-        if found is None:
-            raise ModelError(
-                f"one sample takes {min(table.values()):.2f} ms when all goes that may go, and "
-                f"{goal:.2f} ms was asked for. Ask for more, or deploy to a faster engine."
+                "with `overhaul profile --prunable` what is in the way."
+                f"{_main_reason(now.graph)}"
             )
         return found
 
 
-class _Full(NamedTuple):
-    """What the model costs before the first round, for the batch that is looked at."""
+@dataclass(frozen=True)
+class _Round:
+    """What one round works on.
 
-    macs: int
-    parameters: int
+    Attributes:
+        model: As it stands before the round.
+        graph: Its graph.
+        batch: Samples that it is looked at with.
+        full: What the model cost before the first round.
+        progress: How much of the way to the target is to be done after it, in (0, 1].
+        ctx: What the run provides.
+    """
+
+    model: nn.Module
+    graph: Graph
+    batch: Batch
+    full: Cost
+    progress: float
+    ctx: Context
+
+    def kept(self, units: Units) -> tuple[float, float]:
+        """Return which fractions of MACs and parameters are left without these units."""
+        return Cost.of(self.graph, self.graph.gone(units)).over(self.full)
+
+    def call_without(self, units: Units) -> Callable[[], object]:
+        """Return a call of the model without these units, on one sample."""
+        smaller = copy.deepcopy(self.model)
+        if units:
+            smaller = self.graph.remove(units).apply(smaller)
+        return forward_call(smaller.eval(), self.batch.map_inputs(lambda tensor: tensor[:1]))
 
 
-def _one(batch: Batch) -> Batch:
-    return batch.map_inputs(lambda tensor: tensor[:1])
+def _meet_latency(now: _Round, selection: Selection, target_ms: float) -> Units:
+    (whole,) = measure_latency({"now": now.call_without({})}, time_s=0.3).values()
+    goal = whole.median_ms - (whole.median_ms - target_ms) * min(1.0, now.progress)
+    table: dict[str, float] = {"1.000": whole.median_ms}
 
+    def fast_enough(units: Units) -> bool:
+        (found,) = measure_latency({"smaller": now.call_without(units)}, time_s=0.3).values()
+        share, _ = Cost.of(now.graph, now.graph.gone(units)).over(Cost.of(now.graph))
+        table[f"{share:.3f}"] = found.median_ms
+        return found.median_ms <= goal
 
-def _smaller(model: nn.Module, graph: Graph, units: Units) -> nn.Module:
-    smaller = copy.deepcopy(model)
-    return graph.remove(units).apply(smaller).eval() if units else smaller.eval()
-
-
-def _align_config(model: nn.Module, batch: Batch, ctx: Context) -> nn.Module:
-    """Let the config of a Hugging Face model follow, where it can, so that it saves and loads."""
-    sizes, wrong = aligned_sizes(model, *batch.arguments)
-    for name in wrong:
-        why = "no config gives this shape: save_pretrained works, from_pretrained does not"
-        ctx.log("config_not_aligned", name, reason=why)
-    return ctx.edit(model, ConfigSizes(sizes=sizes)) if sizes else model
+    found = {} if whole.median_ms <= goal else selection.smallest(fast_enough)
+    now.ctx.log("latency_by_kept_macs", len(table), detail=table, reproducible=False)
+    if found is None:
+        raise ModelError(
+            f"one sample takes {min(table.values()):.2f} ms when all goes that may go, and "
+            f"{goal:.2f} ms was asked for. Ask for more, or deploy to a faster engine."
+        )
+    return found
 
 
 def _train(train: Train, model: nn.Module, ctx: Context, number: int) -> nn.Module:

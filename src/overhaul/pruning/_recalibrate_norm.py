@@ -5,11 +5,12 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from overhaul.core import Context, ModelError, Step, Trait, Traits
+from overhaul.core import Context, ModelError, Step, Trait, Traits, evaluating
+from overhaul.evaluation import model_device
 from overhaul.pruning._criterion import training_batches
-
-_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+from overhaul.training import Constraint
 
 
 class RecalibrateNorm(Step):
@@ -20,7 +21,8 @@ class RecalibrateNorm(Step):
 
     .. math:: \mu = \frac{1}{B}\sum_b \mu_b, \qquad \sigma^2 = \frac{1}{B}\sum_b \sigma_b^2
 
-    Nothing else changes: no weight moves, dropout is off.
+    Nothing else changes: no weight moves, dropout is off, and a norm that is frozen, or that the
+    model itself holds in evaluation mode, keeps its statistics.
 
     The control does without it: a model that nothing was removed from has statistics that fit.
 
@@ -29,7 +31,7 @@ class RecalibrateNorm(Step):
         batch_size: Samples of a batch; at least 2. Default 64.
 
     Raises:
-        ModelError: the model has no BatchNorm with running statistics.
+        ModelError: the model has no BatchNorm with running statistics, or all are frozen.
 
     Example:
         >>> RecalibrateNorm(batches=8)
@@ -46,32 +48,47 @@ class RecalibrateNorm(Step):
     @torch.no_grad()
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Run batches with only the norms in training mode, averaging all alike."""
-        norms = [
-            module
-            for module in model.modules()
-            if isinstance(module, _BATCH_NORM) and module.running_mean is not None
-        ]
-        if not norms:
-            raise ModelError(
-                "RecalibrateNorm found no BatchNorm with running statistics. Leave it out: other "
-                "normalizations keep none."
-            )
-        flags = [(module, module.training) for module in model.modules()]
-        momenta = [norm.momentum for norm in norms]
-        device = next(model.parameters()).device
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain average over the batches
-            norm.train()
-        try:
-            for batch in training_batches(ctx, self.batches, self.batch_size):
-                if len(batch) > 1:
-                    batch.to(device).forward(model)
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-            for module, flag in flags:
-                module.training = flag
+        with evaluating(model):
+            norms = _norms_in_training(model, ctx)
+            momenta = [norm.momentum for norm in norms]
+            model.eval()
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a plain average over the batches
+                norm.training = True
+            try:
+                for batch in training_batches(ctx, self.batches, self.batch_size):
+                    if len(batch) > 1:
+                        batch.to(model_device(model)).forward(model)
+            finally:
+                for norm, momentum in zip(norms, momenta, strict=True):
+                    norm.momentum = momentum
         ctx.log("recalibrated_norms", len(norms))
         return model
+
+
+def _norms_in_training(model: nn.Module, ctx: Context) -> list[_BatchNorm]:
+    """Return the norms whose statistics a training would move: not those that are held."""
+    found = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
+    if not found:
+        raise ModelError(
+            "RecalibrateNorm found no BatchNorm with running statistics. Leave it out: other "
+            "normalizations keep none."
+        )
+    constraints = [item.bind(model, ctx) for item in ctx.carried if isinstance(item, Constraint)]
+    model.train()
+    for constraint in constraints:
+        constraint.set_mode_()
+    norms = [norm for norm in found if norm.training]
+    for constraint in constraints:
+        constraint.release_()
+    if not norms:
+        raise ModelError(
+            f"RecalibrateNorm found {len(found)} BatchNorms, all of them frozen. Put Unfreeze "
+            "before it, or leave it out."
+        )
+    return norms

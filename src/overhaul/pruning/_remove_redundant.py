@@ -5,10 +5,8 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, TypeAlias
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from overhaul.core import (
     Batch,
@@ -18,7 +16,6 @@ from overhaul.core import (
     Step,
     evaluating,
     matching_names,
-    unwrap_outputs,
 )
 from overhaul.evaluation import count_parameters, model_device
 from overhaul.graph import (
@@ -27,10 +24,12 @@ from overhaul.graph import (
     RemoveUnits,
     check_removal,
     foldable_norms,
+    relative_difference,
     watch_layers,
 )
 from overhaul.pruning._give_bias import GiveBias
 from overhaul.pruning._redundant_units import GroupPlan, computed_together, redundant_units
+from overhaul.pruning._take_out import align_config
 
 
 class RemoveRedundant(Step):
@@ -49,8 +48,7 @@ class RemoveRedundant(Step):
     They are looked for again until there is none, since one makes another. Each removal is proved
     twice before it is kept: its structure by `check_removal`, on random weights, and its outputs on
     the model itself and training inputs, in double precision where the model can be run so. What
-    fails is left as it was, and a fact says so. Of a model that cannot be run in double precision
-    only norms are folded.
+    fails is left as it was, and a fact says so.
 
     Folded norms are gone from later training, so put the step after it, or leave them with
     `fold_norms=False`.
@@ -93,6 +91,7 @@ class RemoveRedundant(Step):
         if self.fold_norms:
             model = _fold(model, ctx, judge, spared, counts)
         model = _remove(model, ctx, judge, spared, counts)
+        model = align_config(model, judge.batch, ctx)
         for kind in ("dead", "constant", "duplicate", "proportional"):
             ctx.log(f"{kind}_units", counts[kind])
         ctx.log("folded_norms", counts["norm"])
@@ -134,24 +133,14 @@ class _Judge:
         inputs, named_inputs = batch.arguments
         return model(*inputs, **named_inputs)
 
-    def outputs(self, model: nn.Module) -> list[Tensor]:
+    def outputs(self, model: nn.Module) -> Any:
         exact = self.exact(model)
         with evaluating(exact):
-            raw = self.run(exact)
-        found = [value for value in tree_leaves(raw) if isinstance(value, Tensor)]
-        return found or [v for v in tree_leaves(unwrap_outputs(raw)) if isinstance(v, Tensor)]
+            return self.run(exact)
 
     def difference(self, model: nn.Module) -> float:
         """Return the largest difference, relative to the largest output."""
-        largest, difference = 0.0, 0.0
-        for one, other in zip(self.expected, self.outputs(model), strict=True):
-            if one.shape != other.shape or not torch.equal(one.isfinite(), other.isfinite()):
-                return float("inf")
-            finite = one.isfinite()
-            if finite.any():
-                largest = max(largest, float(one[finite].abs().max()))
-                difference = max(difference, float((one[finite] - other[finite]).abs().max()))
-        return difference / max(largest, 1e-300)
+        return relative_difference(self.expected, self.outputs(model))
 
     def objection(self, model: nn.Module) -> str | None:
         """Return why a changed model cannot be kept, or None."""

@@ -142,11 +142,16 @@ def _measurements(facts: Sequence[Fact], subject: str, metric: str | None) -> Ro
 
 
 def _chosen_latency(facts: Sequence[Fact], mine: Sequence[Fact]) -> Fact | None:
-    """Prefer the engine that the run chose; otherwise the first that was timed."""
+    """Prefer the engine that the run chose, otherwise the first; what was timed last counts.
+
+    That is the timing in turns with all others of the table.
+    """
     timed = latencies(mine)
     chosen = {fact.value for fact in facts if fact.name == "engine_chosen"}
     preferred = [fact for fact in timed if fact.detail.get("engine") in chosen]
-    return next(iter(preferred or timed), None)
+    first = next(iter(preferred or timed), None)
+    same = [f for f in timed if first and f.detail.get("engine") == first.detail.get("engine")]
+    return next(reversed(same), None)
 
 
 def _with_nominal(row: Row, final: Row) -> Row:

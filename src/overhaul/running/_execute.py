@@ -257,7 +257,7 @@ class _WholeRun:
         return facts
 
     def _measure_cost(self, states: list[StepState]) -> list[Fact]:
-        """Time the original and every model of another structure against each other."""
+        """Time the original, every model of another structure and the artifact in turns."""
         setting = self.setting
         setting.progress.say("measuring latency and memory")
         models = {"original": setting.original}
@@ -272,7 +272,12 @@ class _WholeRun:
         if self.misfit is not None:
             del models["original"]
         calls = {name: forward_call(model, batch) for name, model in models.items()}
-        facts = latency_facts(measure_latency(calls), batch_size=1)
+        engines = {}
+        if any(Trait.DEPLOYED in step.gives for step in self.steps):
+            artifact = load(self.folder.artifact, threads=1)
+            calls["artifact"] = forward_call(artifact, batch)
+            engines["artifact"] = artifact.engine
+        facts = latency_facts(measure_latency(calls), batch_size=1, engines=engines)
         if "original" in models:  # its nominal cost is known from `_measure_original`
             facts.append(peak_memory_fact(setting.original, batch, subject="original"))
         return [*facts, *cost_facts(final, batch, subject="final")]
