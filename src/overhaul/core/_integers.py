@@ -24,6 +24,15 @@ class StoresIntegers(ABC):
     def stored_weights(self) -> Iterator[tuple[Tensor, int]]:
         """Yield each weight as it is stored, and how many numbers it is."""
 
+    @property
+    @abstractmethod
+    def rounds_inputs(self) -> bool:
+        """Whether its inputs pass through integers too."""
+
+    @abstractmethod
+    def restore_(self) -> None:
+        """Become the plain module again, with the real numbers that its integers stand for."""
+
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int = 0) -> Tensor:
     r"""Return the integers of real numbers, ONNX's `QuantizeLinear`.

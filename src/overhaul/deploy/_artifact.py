@@ -131,7 +131,7 @@ manifest.json. Give the `artifact` folder of a run.
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     signature = read_signature(folder)
-    engine = _engine(signature)
+    engine = engine_named(signature)
     if engine.executes_file and not trust:
         raise ArtifactError(
             f"'{folder / signature.file}' is compiled code for the engine {signature.engine}: "
@@ -170,7 +170,12 @@ def read_signature(folder: Path) -> Signature:
         ) from error
 
 
-def _engine(signature: Signature) -> Engine:
+def engine_named(signature: Signature) -> Engine:
+    """Return the engine of an artifact, set as it was.
+
+    Raises:
+        ArtifactError: there is no such engine.
+    """
     try:
         return find_class(_ENGINE, signature.engine)(**signature.options)
     except SpecError as error:

@@ -55,6 +55,11 @@ def has_integers(program: ExportedProgram) -> bool:
     return any(node.target in PLAIN for node in program.graph.nodes)
 
 
+def rounds_activations(program: ExportedProgram) -> bool:
+    """Tell whether values that depend on the inputs pass through integers in it."""
+    return any(node.target is torch.ops.overhaul.quantize.default for node in program.graph.nodes)
+
+
 def without_integers(program: ExportedProgram) -> ExportedProgram:
     """Return the program with the operations of `overhaul.core` written in torch's own."""
     if not has_integers(program):

@@ -23,13 +23,16 @@ class Candidate:
     size_bytes: int
 
 
-def choose(candidates: Sequence[Candidate]) -> tuple[str, str]:
-    """Return the name of the fastest, and why.
+def choose(candidates: Sequence[Candidate], *, by_bytes: bool = False) -> tuple[str, str]:
+    """Return the name of the fastest, or of the smallest, and why.
 
     Those whose ratios to the reference have intervals that overlap with the fastest's, or lie
     within 5 % of it, are as fast as can be told; of these the one with the smallest files is
     taken.
     """
+    if by_bytes:
+        sizes = sorted(candidates, key=lambda one: (one.size_bytes, one.latency.ratio))
+        return sizes[0].name, f"{sizes[0].name} is the smallest: {_sizes(sizes)}"
     fastest = min(candidates, key=lambda candidate: candidate.latency.ratio)
     equal = [candidate for candidate in candidates if _as_fast(candidate, fastest)]
     chosen = min(equal, key=lambda candidate: (candidate.size_bytes, candidate.latency.ratio))

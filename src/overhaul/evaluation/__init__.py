@@ -11,6 +11,7 @@ from overhaul.evaluation._model_device import model_device
 from overhaul.evaluation._paired_difference import PairedDifference, paired_difference
 from overhaul.evaluation._parameters import count_nonzero_parameters, count_parameters
 from overhaul.evaluation._peak_memory import PeakMemory, measure_peak_memory
+from overhaul.evaluation._peak_memory_process import peak_bytes, reset_peak
 from overhaul.evaluation._predictions import Predictions, predict
 from overhaul.evaluation._quality_facts import quality_facts
 from overhaul.evaluation._stored_size import StoredSize, stored_size
@@ -41,9 +42,11 @@ __all__ = [
     "measure_peak_memory",
     "model_device",
     "paired_difference",
+    "peak_bytes",
     "peak_memory_fact",
     "predict",
     "quality_facts",
+    "reset_peak",
     "stored_size",
     "tango_interval",
     "verdict_facts",

@@ -1,6 +1,7 @@
 """`quantized_class`: a layer's own class, with its weights and activations in integers."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,6 +13,9 @@ from overhaul.core import StoresIntegers, dequantize, quantize
 from overhaul.quantization._integer_map import WeightForm
 
 FORMS = "_weight_forms"
+_PLAIN = 2
+"""Where in the order of base classes the layer's own class stands."""
+_SIDES = re.compile(r"(input(_\d+)?|output)_(scale|zero_point)")
 
 
 class Quantized(nn.Module, StoresIntegers):
@@ -37,6 +41,26 @@ class Quantized(nn.Module, StoresIntegers):
             count = math.prod(form.shape) if form.shape else stored.numel()
             yield stored, count
 
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether its inputs, or its output, pass through integers."""
+        return any(_SIDES.fullmatch(name) for name in self._buffers)
+
+    @torch.no_grad()
+    def restore_(self) -> None:
+        """Become the plain layer again, with the real numbers that its integers stand for."""
+        forms = self.__dict__.pop(FORMS, {})
+        weights = {name: restored(self, name, form) for name, form in forms.items()}
+        stored = {f"{name}_{part}" for name in forms for part in ("q", "scale", "zero_point")}
+        for name in list(self._buffers):
+            if name in stored or _SIDES.fullmatch(name):
+                del self._buffers[name]
+        self.__class__ = type(self).__mro__[_PLAIN]
+        for name, weight in weights.items():
+            self.register_parameter(name, nn.Parameter(weight, requires_grad=False))
+        if (names := self.__dict__.get("_flat_weights_names")) is not None:
+            self._flat_weights = [getattr(self, name) for name in names]
+
     def __getattr__(self, name: str) -> Any:
         """Return the real numbers of a weight that is stored as integers."""
         forms: dict[str, WeightForm] = self.__dict__.get(FORMS, {})
@@ -48,7 +72,7 @@ class Quantized(nn.Module, StoresIntegers):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle by the class that this one was made of."""
-        return _new, (type(self).__mro__[2],), self.__getstate__()  # type: ignore[no-untyped-call]
+        return _new, (type(self).__mro__[_PLAIN],), self.__getstate__()  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         """Return what the layer says, and how its numbers are stored."""

@@ -1,0 +1,222 @@
+"""`Trial`: an engine that runs the model as well as the model itself, and how that was found."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from overhaul.core import ArtifactError, Context, Fact, Task
+from overhaul.deploy._artifact import SIGNATURE, Artifact, load
+from overhaul.deploy._capture import capture, rounds_activations
+from overhaul.deploy._choice import Candidate
+from overhaul.deploy._difference import difference, equal_predictions
+from overhaul.deploy._engine import Engine
+from overhaul.deploy._first_difference import first_difference
+from overhaul.deploy._golden import GOLDEN, write_golden
+from overhaul.deploy._interface import Interface, flat_inputs, real_batch
+from overhaul.deploy._manifest import write_manifest
+from overhaul.deploy._signature import Signature, widest_tolerance
+from overhaul.evaluation import Latency, Predictions, predict, quality_facts
+from overhaul.tasks import DataTask, SingleTask
+
+TRACED_SAMPLES, _GOLDEN_SAMPLES = 5, 4
+_PARITY_SIZES, _VAL_BATCH = (1, 3), 64
+_STEPS_OF_INTEGERS = 0.05
+"""A value at the border of two integers may fall to either side, and be a whole step off."""
+
+
+@dataclass(frozen=True)
+class Candidacy:
+    """A network that engines are tried with.
+
+    Attributes:
+        suffix: Of the names of its trials: nothing, or `/real` for the twin in real numbers.
+        model: In evaluation mode, on the CPU.
+        program: What it computes.
+        interface: Its inputs and outputs.
+        reference: What it predicts on `val`.
+    """
+
+    suffix: str
+    model: nn.Module
+    program: ExportedProgram
+    interface: Interface
+    reference: Predictions
+
+    @classmethod
+    def of(cls, model: nn.Module, ctx: Context, suffix: str = "") -> "Candidacy":
+        """Trace a model and run it on `val`.
+
+        Raises:
+            ArtifactError: it cannot be traced, or has no interface.
+        """
+        val = ctx.data.val
+        interface = Interface.of(model, val)
+        program = capture(model, real_batch(val, TRACED_SAMPLES), interface)
+        return cls(suffix, model, program, interface, predict(model, val, batch_size=_VAL_BATCH))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An engine that runs the model as well as the model itself.
+
+    Attributes:
+        name: The engine, and `/real` if it runs the twin in real numbers.
+        artifact: Opened.
+        facts: Parity, quality and bytes.
+    """
+
+    name: str
+    artifact: Artifact
+    facts: tuple[Fact, ...]
+
+    @property
+    def engine(self) -> str:
+        """The short name of the engine."""
+        return self.artifact.engine
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether it runs the twin in real numbers."""
+        return self.name != self.engine
+
+    @property
+    def subject(self) -> str:
+        """What its facts are about."""
+        return f"artifact/{self.name}"
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the engine's own files, without the golden samples."""
+        files = self.artifact.manifest.files.items()
+        return sum(entry.bytes for name, entry in files if name not in (SIGNATURE, GOLDEN))
+
+    def candidate(self, latencies: dict[str, Latency]) -> Candidate:
+        """Return what the choice is made by."""
+        return Candidate(self.name, latencies[self.subject], self.size_bytes)
+
+
+def try_engine(
+    engine: Engine,
+    candidacy: Candidacy,
+    ctx: Context,
+    folder: Path,
+    *,
+    threads: int,
+    tolerance: float,
+    quality_tolerance: float,
+) -> Trial:
+    """Write the artifact of one engine, open it as a user would, and judge it.
+
+    Raises:
+        ArtifactError: the engine cannot run it, or not well enough.
+    """
+    interface, program = candidacy.interface, candidacy.program
+    if rounds_activations(program):
+        tolerance = max(tolerance, _STEPS_OF_INTEGERS)
+    folder.mkdir(parents=True)
+    signature = Signature(
+        engine=engine.spec_name(),
+        options=engine.options(),
+        file=engine.file_name,
+        versions=engine.versions(),
+        task=ctx.task.spec_name(),
+        inputs=interface.inputs,
+        outputs=interface.outputs,
+        named_outputs=interface.named_outputs,
+        tolerance=widest_tolerance(tolerance, interface.outputs),
+        **_meaning(ctx.task),
+    )
+    engine.write(program, signature, folder)
+    runner = engine.open(folder / engine.file_name, signature, threads)
+    inputs = flat_inputs(real_batch(ctx.data.val, min(_GOLDEN_SAMPLES, len(ctx.data.val))))
+    write_golden(folder, signature, inputs, runner(inputs))
+    (folder / SIGNATURE).write_text(signature.model_dump_json(indent=2) + "\n", "utf-8")
+    write_manifest(folder, signature.versions)
+    artifact = load(folder, threads=threads, trust=True)
+    return _judged(engine, artifact, candidacy, ctx, quality_tolerance)
+
+
+def _judged(
+    engine: Engine, artifact: Artifact, candidacy: Candidacy, ctx: Context, allowed_loss: float
+) -> Trial:
+    """Log parity and quality of an artifact.
+
+    Raises:
+        ArtifactError: one of them is not good enough.
+    """
+    name, val = f"{artifact.engine}{candidacy.suffix}", ctx.data.val
+    subject, reference = f"artifact/{name}", candidacy.reference
+    found = predict(artifact, val, batch_size=_VAL_BATCH)
+    small = [real_batch(val, size, start=7) for size in _PARITY_SIZES]
+    with torch.no_grad():
+        pairs = [(batch.forward(artifact), batch.forward(candidacy.model)) for batch in small]
+    error = difference([(found.outputs, reference.outputs), *pairs])
+    tolerance = artifact.signature.tolerance
+    agreement = equal_predictions(
+        ctx.task.predictions(found.outputs), ctx.task.predictions(reference.outputs)
+    )
+    parity = ctx.log(
+        "output_error",
+        error.max_relative,
+        subject=subject,
+        split="val",
+        n=len(found),
+        detail={
+            "max_abs_error": error.max_abs,
+            "tolerance": tolerance,
+            "equal_predictions": agreement,
+            "batch_sizes": [*_PARITY_SIZES, min(_VAL_BATCH, len(val))],
+        },
+    )
+    if not error.max_relative <= tolerance:
+        where = first_difference(
+            engine, candidacy.program, artifact.signature, flat_inputs(small[1]), tolerance
+        )
+        raise ArtifactError(
+            f"its outputs differ from the model's by {error.max_relative:.2g} of the largest, and "
+            f"at most {tolerance:.2g} is allowed. {where} Does the forward pass depend on the "
+            "number of samples, on randomness, or on what earlier calls left behind?"
+        )
+    quality = quality_facts(ctx.task, found, subject=subject, split="val")
+    ctx.facts.extend(quality)
+    _check_quality(quality, reference, ctx, allowed_loss)
+    trial = Trial(name, artifact, ())
+    size = ctx.log("size_bytes", trial.size_bytes, unit="B", subject=subject)
+    return Trial(name, artifact, (parity, *quality, size))
+
+
+def _check_quality(
+    found: Sequence[Fact], reference: Predictions, ctx: Context, allowed_loss: float
+) -> None:
+    name = ctx.task.selection_metric
+    value = _value(found, name)
+    own = _value(quality_facts(ctx.task, reference, subject=ctx.label, split="val"), name)
+    if math.isnan(own) and math.isnan(value):
+        return
+    loss = own - value if ctx.task.higher_is_better else value - own
+    if not loss <= allowed_loss * abs(own):
+        raise ArtifactError(
+            f"its {name} on val is {value:.4g} and the model's {own:.4g}: worse by more than "
+            f"{allowed_loss:.2g} of it."
+        )
+
+
+def _meaning(task: Task) -> dict[str, Any]:
+    """Return what the task knows about the meaning of inputs and outputs."""
+    preprocess = task.preprocess if isinstance(task, DataTask) else None
+    return {
+        "class_names": task.output_names if isinstance(task, SingleTask) else None,
+        "preprocessing": None if preprocess is None else preprocess.to_data(),
+    }
+
+
+def _value(facts: Sequence[Fact], name: str) -> float:
+    """Return a quality; NaN where the split does not define it (one class only, say)."""
+    value = next(fact.value for fact in facts if fact.name == name)
+    return math.nan if value is None else float(value)
