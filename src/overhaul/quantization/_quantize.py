@@ -10,7 +10,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from overhaul.core import Batch, Context, ModelError, Step, matching_names
+from overhaul.core import (
+    Batch,
+    Context,
+    ModelError,
+    OrderError,
+    Step,
+    Trait,
+    Traits,
+    matching_names,
+)
 from overhaul.evaluation import model_device
 from overhaul.graph import foldable_norms
 from overhaul.quantization._activation_error import activation_facts
@@ -153,6 +162,17 @@ class Quantize(Step):
             )
         return self
 
+    def check(self, traits: Traits) -> Traits:
+        """Return what is true of the model after this step, given what is true before it."""
+        measures = self.judges or self.budget is not None or self.subsets > 1
+        if measures and Trait.FITS_TASK not in traits:
+            raise OrderError(
+                "Quantize chooses by the quality on val here, and the model does not fit the task. "
+                "Put ReplaceHead before it, or leave out `max_drop`, `budget`, `subsets` and "
+                "reduce_range='auto'."
+            )
+        return super().check(traits)
+
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Fold, calibrate, repair and write the integers."""
         judge = Judge(ctx, self.sensitivity_samples)
@@ -189,7 +209,7 @@ class Quantize(Step):
         ctx.facts.extend(weight_facts(model, plan, smaller))
         if self.activations is not None:
             ctx.facts.extend(activation_facts(model, plan, ranges, batches[0], ctx.label))
-            log_saturation(smaller, batches[0], ctx)
+            log_saturation(smaller, plan, batches[0], ctx)
         if self.subsets > 1:
             others = (self._remade(folded, plan, n, ctx) for n in range(1, self.subsets))
             log_spread((smaller, *others), judge, ctx)

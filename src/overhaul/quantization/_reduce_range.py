@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from overhaul.core import Batch, Context, evaluating
+from overhaul.quantization._plan import Plan, computes
 from overhaul.quantization._saturating import Saturation, saturating
 from overhaul.quantization._trials import Trials
 
@@ -42,11 +43,12 @@ def seven_bits_needed(eight_bits: Trials, seven_bits: Trials, before: float) -> 
     return needed
 
 
-def log_saturation(model: nn.Module, batch: Batch, ctx: Context) -> None:
-    """Log what a CPU without VNNI would change in the outputs for one batch.
+def log_saturation(model: nn.Module, plan: Plan, batch: Batch, ctx: Context) -> None:
+    """Log what a CPU without VNNI would change in the outputs of layers, for one batch.
 
     Args:
         model: In integers.
+        plan: What of it is.
         batch: Training samples.
         ctx: For the fact.
     """
@@ -54,11 +56,22 @@ def log_saturation(model: nn.Module, batch: Batch, ctx: Context) -> None:
         batch.forward(model)
     ctx.log(
         "saturation",
-        found.part,
+        found.part if found.numbers else None,
+        reason=None if found.numbers else "no layer that is simulated computes in integers",
         split="train",
         n=len(batch),
-        detail={"layers": len(found.numbers), "worst": _worst(found)},
+        detail={"worst": _worst(found), "not_simulated": _left_out(model, plan, found)},
     )
+
+
+def _left_out(model: nn.Module, plan: Plan, found: Saturation) -> list[str]:
+    """Return the layers that compute in integers and are simulated as if sums were exact."""
+    return [
+        path
+        for path, form in plan.layers.items()
+        if any(each.type == "int8" for each in form.weights.values())
+        if path not in found.numbers and computes(model.get_submodule(path))
+    ]
 
 
 def _worst(found: Saturation) -> dict[str, float]:

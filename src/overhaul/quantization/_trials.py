@@ -117,10 +117,13 @@ class Trials:
 
 @torch.no_grad()
 def _take_over_(made: nn.Module, plan: Plan, old_plan: Plan, old: nn.Module) -> None:
-    paths = {*plan.layers, *old_plan.layers}
-    changed = {path for path in paths if plan.layers.get(path) != old_plan.layers.get(path)}
+    """Copy what the old model has, but for layers whose weights have another form there."""
+    forms = [
+        {path: form.weights for path, form in each.layers.items() if form.weights}
+        for each in (plan, old_plan)
+    ]
     known = model_tensors(old)
     for name, tensor in model_tensors(made).items():
-        other = known.get(name)
-        if name.rpartition(".")[0] not in changed and other is not None:
-            tensor.copy_(other)
+        path = name.rpartition(".")[0]
+        if name in known and forms[0].get(path) == forms[1].get(path):
+            tensor.copy_(known[name])
