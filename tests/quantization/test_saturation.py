@@ -1,6 +1,12 @@
 """Sums that saturate: the simulation against a loop over single products."""
 
+import json
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,6 +85,22 @@ def test_the_largest_pair_saturates_and_half_the_range_does_not() -> None:
 def test_a_convolution_of_one_channel_a_group_never_saturates() -> None:
     x, w = torch.full((1, 3, 5, 5), 255), torch.full((3, 1, 3, 3), 127)
     assert not conv_excess(x, w, stride=(1, 1), dilation=(1, 1), groups=3).any()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are x86 kernels")
+def test_the_kernels_of_onednn_for_avx2_saturate_just_so() -> None:
+    script = Path(__file__).with_name("kernels_without_vnni.py")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [name for name, same in found.items() if not same["simulated"]] == []
+    assert [name for name, same in found.items() if same["exact"]] == ["conv 16 3 16"]
 
 
 class Net(nn.Module):

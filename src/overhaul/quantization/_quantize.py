@@ -37,6 +37,9 @@ from overhaul.quantization._spread import log_spread
 from overhaul.quantization._trials import Trials
 from overhaul.quantization._write import quantized, weight_facts
 
+_FEW = 8
+"""Calibration samples that errors of activations are measured on."""
+
 
 class Quantize(Step):
     r"""Store weights in few bits, and let layers compute in 8-bit integers.
@@ -208,8 +211,9 @@ class Quantize(Step):
             plan, smaller = meet_max_drop(trials, types, smaller, before, self.allowed_drop)
         ctx.facts.extend(weight_facts(model, plan, smaller))
         if self.activations is not None:
-            ctx.facts.extend(activation_facts(model, plan, ranges, batches[0], ctx.label))
-            log_saturation(smaller, plan, batches[0], ctx)
+            few = ctx.data.train.read(batches[0].indices[:_FEW]).to(model_device(model))
+            ctx.facts.extend(activation_facts(model, plan, ranges, few, ctx.label))
+            log_saturation(smaller, plan, few, ctx)
         if self.subsets > 1:
             others = (self._remade(folded, plan, n, ctx) for n in range(1, self.subsets))
             log_spread((smaller, *others), judge, ctx)

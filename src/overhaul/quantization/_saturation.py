@@ -1,13 +1,12 @@
 """`linear_excess` and `conv_excess`: what sums of products lose on a CPU that saturates them."""
 
-from itertools import pairwise
+from itertools import product
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 _LOW, _HIGH = -(2**15), 2**15 - 1
-_MOST_SUMS = 2**24
+_MOST_SUMS = 2**22
 """Sums of pairs that are in memory at once."""
 
 
@@ -33,11 +32,9 @@ def linear_excess(x: Tensor, weight: Tensor) -> Tensor:
         >>> linear_excess(x, w), 2 * 255 * 127 - 32767
         (tensor([[32003]], dtype=torch.int32), 32003)
     """
-    x_NP2, w_OP2 = _paired(x), _paired(weight)
     out = torch.zeros(len(x), len(weight), dtype=torch.int32, device=x.device)
     if len(x):
-        places = _suspects(w_OP2, x_NP2.amax(0))
-        _add_excess_(out, x_NP2, w_OP2, places)
+        _add_excess_(out, x, weight, x.amax(0))
     return out
 
 
@@ -64,53 +61,48 @@ def conv_excess(
     Returns:
         `[N, O, oH, oW]`, `int32`.
     """
-    N, C, H, W = x.shape
-    outs, ins, kH, kW = weight.shape
+    N, _, *wide = x.shape
+    outs, ins, *kernel = weight.shape
     size = [
         (n - d * (k - 1) - 1) // s + 1
-        for n, k, s, d in zip((H, W), (kH, kW), stride, dilation, strict=True)
+        for n, k, s, d in zip(wide, kernel, stride, dilation, strict=True)
     ]
-    out = torch.zeros(N, outs, size[0] * size[1], dtype=torch.int32, device=x.device)
-    highs_C = x.amax((0, 2, 3)) if N else x.new_zeros(C)
-    for group in range(groups):
-        w_OKI = weight[group * outs // groups : (group + 1) * outs // groups].flatten(2).mT
-        w_OP2 = _paired(w_OKI).flatten(1, 2)
-        highs_P2 = _paired(highs_C[group * ins : (group + 1) * ins]).repeat(kH * kW, 1)
-        places = _suspects(w_OP2, highs_P2)
-        if not len(places[0]):
-            continue
-        for n in range(N):
-            part = x[n : n + 1, group * ins : (group + 1) * ins].float()
-            columns = F.unfold(part, (kH, kW), dilation=dilation, stride=stride)
-            x_LKI = columns.view(ins, kH * kW, -1).permute(2, 1, 0)
-            found = torch.zeros(
-                size[0] * size[1], outs // groups, dtype=torch.int32, device=x.device
-            )
-            _add_excess_(found, _paired(x_LKI).flatten(1, 2), w_OP2, places)
-            out[n, group * outs // groups : (group + 1) * outs // groups] = found.mT
-    return out.view(N, outs, *size)
+    out = torch.zeros(N, outs, *size, dtype=torch.int32, device=x.device)
+    if not N:
+        return out
+    highs_C = x.amax((0, 2, 3))
+    for group, (i, j) in product(range(groups), product(*map(range, kernel))):
+        mine, read = (slice(group * n, (group + 1) * n) for n in (outs // groups, ins))
+        rows, columns = (
+            slice(at * d, at * d + (n - 1) * s + 1, s)
+            for at, d, n, s in zip((i, j), dilation, size, stride, strict=True)
+        )
+        window = x[:, read, rows, columns]
+        _add_excess_(out[:, mine], window, weight[mine, :, i, j], highs_C[read])
+    return out
 
 
-def _paired(values: Tensor) -> Tensor:
-    """Return the last dimension in pairs, filled up with a zero."""
-    pairs: Tensor = F.pad(values, (0, values.shape[-1] % 2)).to(torch.int32).unflatten(-1, (-1, 2))
-    return pairs
+def _add_excess_(out: Tensor, x: Tensor, weight: Tensor, highs: Tensor) -> None:
+    """Add what sums over pairs of channels lose.
 
-
-def _suspects(w_OP2: Tensor, highs_P2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the outputs and pairs whose sums can leave 16 bits, with the largest inputs."""
+    Args:
+        out: `[N, O, ...]`.
+        x: `[N, C, ...]`.
+        weight: `[O, C]`.
+        highs: `[C]`, the largest input of each channel: most pairs cannot saturate with these.
+    """
+    even = weight.shape[1] // 2 * 2  # one product alone fits 16 bits
+    w_OP2 = weight[:, :even].float().unflatten(1, (-1, 2))
+    highs_P2 = highs[:even].float().view(-1, 2)
     most = (w_OP2.clamp(min=0) * highs_P2).sum(-1)
     least = (w_OP2.clamp(max=0) * highs_P2).sum(-1)
-    found = ((most > _HIGH) | (least < _LOW)).nonzero()
-    return found[:, 0], found[:, 1]
-
-
-def _add_excess_(out: Tensor, x_NP2: Tensor, w_OP2: Tensor, places: tuple[Tensor, Tensor]) -> None:
-    """Add what the sums at these places lose to `out`, `[N, O]`."""
-    step = max(1, _MOST_SUMS // max(1, len(x_NP2)))
-    edges = [*range(0, len(places[0]), step), len(places[0])]
-    for first, last in pairwise(edges):
-        outputs, pairs = places[0][first:last], places[1][first:last]
-        sums = (x_NP2[:, pairs] * w_OP2[outputs, pairs]).sum(-1)
+    places = ((most > _HIGH) | (least < _LOW)).nonzero()
+    beside = [-1] + [1] * (x.ndim - 2)
+    for chunk in places.split(max(1, _MOST_SUMS // x[:, 0].numel())):
+        outputs, pairs = chunk.unbind(1)
+        sums = sum(
+            x[:, 2 * pairs + n].float() * w_OP2[outputs, pairs, n].view(beside) for n in (0, 1)
+        )
+        assert isinstance(sums, Tensor)
         lost = sums - sums.clamp(_LOW, _HIGH)
         out.index_add_(1, outputs, lost.to(torch.int32))
