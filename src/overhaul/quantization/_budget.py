@@ -14,7 +14,8 @@ class Budget(Spec):
 
     Args:
         bytes: At most this fraction of the bytes of the float model, in (0, 1).
-        max_drop: The fewest bytes with which the selection metric on val drops by at most this.
+        max_drop: By how much the selection metric on val may drop, for as few bytes as eight
+            halvings find; fewer bytes are taken to be worse, which noise can contradict.
         ms: At most so many milliseconds for all layers together, by `layer_ms`.
         layer_ms: How long each layer takes by its path, for each type of `types` and `float32`: as
             measured with the engine that the model is for.

@@ -72,7 +72,7 @@ class Quantize(Step):
         search: Whether scales of weights are searched for the least squared error. Default True.
         reduce_range: Whether weights use 7 of 8 bits, so that sums of two products do not saturate
             on a CPU without int8 instructions of its own. `auto`: if a simulation of such a CPU
-            loses more on `val` with 8 bits. Default False.
+            loses more on `val` with 8 bits, than with exact sums and than with 7. Default False.
         repairs: What makes up for the rounding, in this order. Default none.
         layers: Patterns of module paths: only these. Default: all.
         exclude: Patterns of module paths that are left as they are.

@@ -15,7 +15,8 @@ _LISTED = 5
 def seven_bits_needed(eight_bits: Trials, seven_bits: Trials, before: float) -> bool:
     """Return whether weights of 7 bits are better on a CPU without VNNI, by a simulation on val.
 
-    With 7 bits no sum of two products saturates, so what they lose is known exactly.
+    With 7 bits no sum of two products saturates, so what they lose is known exactly. They are
+    tried only if saturation costs quality: else they could win by chance alone.
 
     Args:
         eight_bits: Makes the model with weights of 8 bits.
@@ -24,12 +25,12 @@ def seven_bits_needed(eight_bits: Trials, seven_bits: Trials, before: float) -> 
     """
     judge, ctx, eight = eight_bits.judge, eight_bits.ctx, eight_bits.build({})
     exact = judge.quality(eight)
-    with saturating(eight) as found:
+    with saturating(eight):
         saturated = judge.quality(eight)
     drop = judge.drop(before, saturated)
     detail: dict[str, Any] = {"metric": judge.metric, "exact": exact, "saturated": saturated}
     needed = False
-    if drop > judge.drop(before, exact) or _worst(found):
+    if drop > judge.drop(before, exact):
         detail["seven_bits"] = judge.quality(seven_bits.build({}))
         needed = drop > judge.drop(before, detail["seven_bits"])
     ctx.log("saturation_drop", drop, split="val", n=len(judge.val), detail=detail)
@@ -38,7 +39,7 @@ def seven_bits_needed(eight_bits: Trials, seven_bits: Trials, before: float) -> 
         needed,
         reason="on a CPU without VNNI sums saturate with 8 bits, and 7 lose less on val"
         if needed
-        else "even where sums saturate, 8 bits lose no more on val than 7",
+        else "where sums saturate, 8 bits lose no more on val than with exact sums, or than 7 bits",
     )
     return needed
 
@@ -70,7 +71,7 @@ def _left_out(model: nn.Module, plan: Plan, found: Saturation) -> list[str]:
         path
         for path, form in plan.layers.items()
         if any(each.type == "int8" for each in form.weights.values())
-        if path not in found.numbers and computes(model.get_submodule(path))
+        if path not in {*plan.skipped, *found.numbers} and computes(model.get_submodule(path))
     ]
 
 
