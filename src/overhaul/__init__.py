@@ -42,6 +42,7 @@ from overhaul.pruning import (
     Taylor,
 )
 from overhaul.quantization import (
+    Budget,
     Entropy,
     MinMax,
     MovingAverage,
@@ -85,6 +86,7 @@ __all__ = [
     "ArtifactError",
     "BatchNormScale",
     "BiasCompensation",
+    "Budget",
     "Cifar10",
     "Classification",
     "Constant",

@@ -1,5 +1,6 @@
 """Weights and activations in few bits."""
 
+from overhaul.quantization._budget import Budget
 from overhaul.quantization._calibration import (
     Calibration,
     Entropy,
@@ -14,6 +15,7 @@ from overhaul.quantization._quantize_layers import LayerForm, QuantizeLayers
 from overhaul.quantization._repair import QuantizationRepair
 
 __all__ = [
+    "Budget",
     "Calibration",
     "Entropy",
     "LayerForm",

@@ -1,8 +1,8 @@
 """`make_plan`: what of a model becomes integers, and why the rest does not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -12,6 +12,9 @@ from overhaul.quantization._integer_map import Granularity, WeightForm, WeightTy
 from overhaul.quantization._placement import find_places
 from overhaul.quantization._quantize_layers import LayerForm, QuantizeLayers
 
+LayerType: TypeAlias = WeightType | Literal["float32"]
+LayerTypes: TypeAlias = Mapping[str, LayerType]
+"""The type of each layer that has one of its own, by its path."""
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
@@ -28,7 +31,7 @@ class Wishes(Protocol):
     @property
     def block_size(self) -> int: ...
     @property
-    def reduce_range(self) -> bool: ...
+    def reduce_range(self) -> bool | Literal["auto"]: ...
 
 
 @dataclass
@@ -55,6 +58,7 @@ def make_plan(
     wishes: Wishes,
     wanted: set[str] | None,
     spared: set[str],
+    types: LayerTypes,
 ) -> Plan:
     """Decide for each module.
 
@@ -64,6 +68,7 @@ def make_plan(
         wishes: Types and granularity.
         wanted: The paths that may change; None for all.
         spared: The paths that may not.
+        types: Of layers that have a type of their own.
     """
     plan = Plan()
     forms: dict[str, dict[str, WeightForm]] = {}
@@ -75,8 +80,16 @@ def make_plan(
         if reason is not None:
             plan.skipped[path] = reason
             continue
-        forms[path] = {name: _form(module, weight, wishes) for name, weight in weights.items()}
-    computing = {path for path in forms if computes(model.get_submodule(path))}
+        kind = types.get(path, wishes.weights)
+        if kind != "float32":
+            forms[path] = {
+                name: _form(module, weight, kind, wishes) for name, weight in weights.items()
+            }
+    computing = {
+        path
+        for path in forms
+        if types.get(path, "int8") == "int8" and computes(model.get_submodule(path))
+    }
     if wishes.activations is None:
         plan.layers = {path: LayerForm(weights=own) for path, own in forms.items()}
         return plan
@@ -126,19 +139,19 @@ def _objection(
     return None
 
 
-def _form(module: nn.Module, weight: Tensor, wishes: Wishes) -> WeightForm:
+def _form(module: nn.Module, weight: Tensor, kind: WeightType, wishes: Wishes) -> WeightForm:
     axis = 1 if isinstance(module, _ConvTransposeNd) or _is_conv1d(module) else 0
-    if wishes.weights in ("float16", "bfloat16"):
-        return WeightForm(type=wishes.weights)
-    int4 = wishes.weights == "int4"
+    if kind in ("float16", "bfloat16"):
+        return WeightForm(type=kind)
+    int4 = kind == "int4"
     granularity = wishes.granularity or ("block" if int4 else "channel")
-    bits = 4 if int4 else 7 if wishes.reduce_range else 8
+    bits = 4 if int4 else 7 if wishes.reduce_range is True else 8
     shape = tuple(weight.shape) if int4 else ()
     if granularity == "tensor":
-        return WeightForm(type=wishes.weights, per_tensor=True, bits=bits, shape=shape)
+        return WeightForm(type=kind, per_tensor=True, bits=bits, shape=shape)
     inputs = weight[0].numel() if int4 else weight.shape[1]
     if granularity == "block" and inputs > wishes.block_size:
         block = wishes.block_size
-        return WeightForm(type=wishes.weights, axis=1, block=block, bits=bits, shape=shape)
+        return WeightForm(type=kind, axis=1, block=block, bits=bits, shape=shape)
     axis = 0 if int4 else axis
-    return WeightForm(type=wishes.weights, axis=axis, bits=bits, shape=shape)
+    return WeightForm(type=kind, axis=axis, bits=bits, shape=shape)

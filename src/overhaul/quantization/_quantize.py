@@ -1,21 +1,44 @@
 """`Quantize`: weights and activations in few bits."""
 
 from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from overhaul.core import Batch, Context, ModelError, Step, Trait, Traits, matching_names
+from overhaul.core import (
+    Batch,
+    Context,
+    ModelError,
+    OrderError,
+    Step,
+    Trait,
+    Traits,
+    matching_names,
+)
 from overhaul.evaluation import model_device
 from overhaul.graph import foldable_norms
+from overhaul.quantization._activation_error import activation_facts
+from overhaul.quantization._budget import Budget
 from overhaul.quantization._calibration import Calibration, SquaredError
+from overhaul.quantization._choose_types import choose_types
 from overhaul.quantization._integer_map import Granularity, WeightType
-from overhaul.quantization._plan import Plan, make_plan
+from overhaul.quantization._judge import Judge
+from overhaul.quantization._meet_max_drop import meet_max_drop
+from overhaul.quantization._plan import LayerTypes, Plan, make_plan
 from overhaul.quantization._ranges import Ranges, observe
+from overhaul.quantization._reduce_range import log_saturation, seven_bits_needed
 from overhaul.quantization._repair import QuantizationRepair
+from overhaul.quantization._spread import log_spread
+from overhaul.quantization._trials import Trials
 from overhaul.quantization._write import quantized, weight_facts
+
+_FEW = 8
+"""Calibration samples that errors of activations are measured on."""
 
 
 class Quantize(Step):
@@ -48,15 +71,28 @@ class Quantize(Step):
         batch_size: Samples in each. Default 32.
         search: Whether scales of weights are searched for the least squared error. Default True.
         reduce_range: Whether weights use 7 of 8 bits, so that sums of two products do not saturate
-            on a CPU without int8 instructions of its own. Default False.
+            on a CPU without int8 instructions of its own. `auto`: if a simulation of such a CPU
+            loses more on `val` with 8 bits, than with exact sums and than with 7. Default False.
         repairs: What makes up for the rounding, in this order. Default none.
         layers: Patterns of module paths: only these. Default: all.
         exclude: Patterns of module paths that are left as they are.
         fold_norms: Whether BatchNorms become part of the layers before. Default True.
+        max_drop: By how much the selection metric may drop on `val`. If it drops more, layers fall
+            back in the order of their sensitivity, `int4` to `int8` first, then to real numbers.
+            If it cannot be met, the best that was found is kept and a fact says so. Default None:
+            nothing is measured.
+        budget: Lets each layer have its own type, `int4`, `int8` or none, chosen by measured
+            sensitivities under this limit. Default None.
+        sensitivity_samples: How many samples of `val` the sensitivity of a layer, the rise of the
+            loss with it alone in integers, is measured on. Default 512.
+        subsets: From how many sets of training samples the model is made, to see how much its
+            quality on `val` depends on them; the first is kept. Default 1.
+        split: Where calibration samples come from; only `train` will do.
 
     Raises:
-        SpecError: activations of 8 bits with weights that are no integers of 8 bits.
-        ModelError: a pattern matches nothing, or nothing can be quantized.
+        SpecError: activations of 8 bits with weights that are no integers of 8 bits; `max_drop`
+            with a budget.
+        ModelError: a pattern matches nothing, nothing can be quantized, or the budget is too small.
 
     Example:
         >>> Quantize(weights="int8", batches=4)
@@ -78,11 +114,26 @@ class Quantize(Step):
     batches: int = Field(default=8, ge=1, description="How many batches are looked at.")
     batch_size: int = Field(default=32, ge=1, description="Samples in a batch.")
     search: bool = True
-    reduce_range: bool = False
+    reduce_range: bool | Literal["auto"] = False
     repairs: tuple[QuantizationRepair, ...] = ()
     layers: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     fold_norms: bool = True
+    max_drop: float | None = Field(
+        default=None, ge=0, description="It is in the unit of the task's selection metric."
+    )
+    budget: Budget | None = None
+    sensitivity_samples: int = Field(
+        default=512, ge=1, description="Samples of val that a layer's sensitivity is measured on."
+    )
+    subsets: int = Field(
+        default=1, ge=1, description="Sets of training samples that ranges are taken from."
+    )
+    split: Literal["train"] = Field(
+        default="train",
+        description="val chooses and test judges: calibrated on them, the model would be judged "
+        "by what it has seen.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -104,10 +155,33 @@ class Quantize(Step):
                 "`granularity` 'block' is for weights only: with activations of int8 the sum over "
                 "the inputs has one scale. Use 'channel', or activations=None."
             )
+        if self.max_drop is not None and self.budget is not None:
+            raise ValueError(
+                "`max_drop` and `budget` exclude each other, since layers that fall back take what "
+                "the budget does not have. Write budget=Budget(max_drop=...) for the fewest bytes."
+            )
+        if self.subsets > 1 and self.activations is None and not self.repairs:
+            raise ValueError(
+                "`subsets` are of the samples that activations and repairs look at, and there are "
+                "neither. Leave it out."
+            )
         return self
+
+    def check(self, traits: Traits) -> Traits:
+        """Return what is true of the model after this step, given what is true before it."""
+        measures = self.judges or self.budget is not None or self.subsets > 1
+        if measures and Trait.FITS_TASK not in traits:
+            raise OrderError(
+                "Quantize chooses by the quality on val here, and the model does not fit the task. "
+                "Put ReplaceHead before it, or leave out `max_drop`, `budget`, `subsets` and "
+                "reduce_range='auto'."
+            )
+        return super().check(traits)
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Fold, calibrate, repair and write the integers."""
+        judge = Judge(ctx, self.sensitivity_samples)
+        before = judge.quality(model) if self.judges else 0.0
         first = next(ctx.data.train.in_order(2)).to(model_device(model))
         if self.fold_norms:
             for edit in foldable_norms(model, lambda m: _forward(m, first)):
@@ -121,23 +195,67 @@ class Quantize(Step):
                 "`layers` and `exclude` let through. Known are nn.Linear, convolutions, "
                 "nn.MultiheadAttention, embeddings and recurrent layers."
             )
+        folded = deepcopy(model) if self.subsets > 1 else model
         batches = self.calibration_batches(model, ctx, 0)
         for repair in self.repairs:
             repair.prepare_(model, plan, batches, ctx)
-        smaller = quantized(model, plan, self.ranges(model, plan, batches), search=self.search)
+        ranges = self.ranges(model, plan, batches)
+        eight, seven = (
+            Trials(model, partial(step.plan, model, first), ranges, self.search, judge, ctx)
+            for step in (self, self.model_copy(update={"reduce_range": True}))
+        )
+        trials = seven if self.simulates and seven_bits_needed(eight, seven, before) else eight
+        types = choose_types(trials, self.budget, before) if self.budget is not None else {}
+        plan, smaller = trials.plan(types), trials.build(types)
         for repair in self.repairs:
             repair.finish_(model, smaller, plan, batches, ctx)
+        if self.allowed_drop is not None:
+            plan, smaller = meet_max_drop(trials, types, smaller, before, self.allowed_drop)
         ctx.facts.extend(weight_facts(model, plan, smaller))
+        if self.activations is not None:
+            few = ctx.data.train.read(batches[0].indices[:_FEW]).to(model_device(model))
+            ctx.facts.extend(activation_facts(model, plan, ranges, few, ctx.label))
+            log_saturation(smaller, plan, few, ctx)
+        if self.subsets > 1:
+            others = (self._remade(folded, plan, n, ctx) for n in range(1, self.subsets))
+            log_spread((smaller, *others), judge, ctx)
         model = ctx.edit(model, plan.edit)
         _copy_(model, smaller)
         return model.requires_grad_(False)  # what is rounded has no gradient
 
-    def plan(self, model: nn.Module, batch: Batch) -> Plan:
+    def _remade(self, model: nn.Module, plan: Plan, subset: int, ctx: Context) -> nn.Module:
+        """Return a copy in integers that is made with another set of training samples."""
+        model, quiet = deepcopy(model), replace(ctx, facts=[])
+        batches = self.calibration_batches(model, ctx, subset)
+        for repair in self.repairs:
+            repair.prepare_(model, plan, batches, quiet)
+        ranges = self.ranges(model, plan, batches)
+        smaller = quantized(model, plan, ranges, search=self.search)
+        for repair in self.repairs:
+            repair.finish_(model, smaller, plan, batches, quiet)
+        return smaller
+
+    @property
+    def allowed_drop(self) -> float | None:
+        """By how much the quality may drop, if that is limited."""
+        return self.budget.max_drop if self.budget is not None else self.max_drop
+
+    @property
+    def judges(self) -> bool:
+        """Whether something is chosen by the quality on val."""
+        return self.allowed_drop is not None or self.simulates
+
+    @property
+    def simulates(self) -> bool:
+        """Whether 7 or 8 bits are chosen by a simulation."""
+        return self.reduce_range == "auto" and self.activations is not None
+
+    def plan(self, model: nn.Module, batch: Batch, types: LayerTypes | None = None) -> Plan:
         """Return what of the model becomes integers, and why the rest does not."""
         paths = dict(model.named_modules())
         wanted = matching_names(paths, self.layers, "layers") if self.layers else None
         spared = matching_names(paths, self.exclude, "exclude") if self.exclude else set()
-        return make_plan(model, lambda m: _forward(m, batch), self, wanted, spared)
+        return make_plan(model, lambda m: _forward(m, batch), self, wanted, spared, types or {})
 
     def calibration_batches(self, model: nn.Module, ctx: Context, subset: int) -> list[Batch]:
         """Return one of the sets of training samples, on the model's device."""

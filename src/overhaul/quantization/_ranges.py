@@ -1,6 +1,7 @@
 """`observe`: the ranges of the activations of a plan, on batches of training samples."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -33,20 +34,45 @@ def observe(
     """
     seen: dict[str, Seen] = {}
 
-    def note(name: str, value: Any) -> None:
+    def note(name: str, value: Tensor) -> None:
+        known = seen.setdefault(name, Seen(histogram=calibration.histogram_wanted()))
+        known.see_(value)
+
+    with watched_activations(model, plan, note), evaluating(model):
+        for batch in batches:
+            batch.forward(model)
+    return {
+        name: scale_and_zero(calibration.range_of(each), symmetric=symmetric)
+        for name, each in seen.items()
+        if each.lows
+    }
+
+
+@contextmanager
+def watched_activations(
+    model: nn.Module, plan: Plan, note: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call `note` for a block with each activation that becomes integers.
+
+    Args:
+        model: Not yet quantized; it is left as it was.
+        plan: Where activations become integers.
+        note: Gets the name of its buffers, `conv1.input`, and its real numbers.
+    """
+
+    def see(name: str, value: Any) -> None:
         if isinstance(value, Tensor):
-            known = seen.setdefault(name, Seen(histogram=calibration.histogram_wanted()))
-            known.see_(value)
+            note(name, value)
 
     def inputs_of(path: str, positions: tuple[int, ...]) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, args: Any) -> None:
             for position in positions:
-                note(buffer_name(path, input_name(position)), args[position])
+                see(buffer_name(path, input_name(position)), args[position])
 
         return hook
 
     def output_of(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, args, out: note(buffer_name(path, "output"), out)
+        return lambda module, args, out: see(buffer_name(path, "output"), out)
 
     hooks: list[Any] = []
     for path, form in plan.layers.items():
@@ -56,17 +82,10 @@ def observe(
         if form.output:
             hooks.append(module.register_forward_hook(output_of(path)))
     try:
-        with evaluating(model):
-            for batch in batches:
-                batch.forward(model)
+        yield
     finally:
         for hook in hooks:
             hook.remove()
-    return {
-        name: scale_and_zero(calibration.range_of(each), symmetric=symmetric)
-        for name, each in seen.items()
-        if each.lows
-    }
 
 
 def buffer_name(path: str, name: str) -> str:

@@ -21,14 +21,15 @@ def quantized(model: nn.Module, plan: Plan, ranges: Ranges, *, search: bool) -> 
     Args:
         model: It is left as it was.
         plan: What becomes integers.
-        ranges: Scale and zero point of each activation.
+        ranges: Scale and zero point of each activation; there may be more than the plan has.
         search: Whether scales of weights are searched for the least squared error.
     """
     smaller = plan.edit.apply(deepcopy(model))
     buffers = dict(smaller.named_buffers(remove_duplicate=False))
     for name, (step, zero_point) in ranges.items():
-        buffers[f"{name}_scale"].fill_(step)
-        buffers[f"{name}_zero_point"].fill_(zero_point)
+        if f"{name}_scale" in buffers:
+            buffers[f"{name}_scale"].fill_(step)
+            buffers[f"{name}_zero_point"].fill_(zero_point)
     if search:
         for path, form in plan.layers.items():
             for name, own in form.weights.items():
