@@ -18,7 +18,18 @@ from overhaul.core import (
     Step,
     Task,
 )
-from overhaul.deploy import Artifact, Deploy, OnnxRuntime, Torch, load, verify
+from overhaul.deploy import (
+    AOTInductor,
+    Artifact,
+    Deploy,
+    ExecuTorch,
+    OnnxRuntime,
+    OpenVINO,
+    Torch,
+    TorchCompile,
+    load,
+    verify,
+)
 from overhaul.distillation import Distill, SwapModel
 from overhaul.evaluation import Goal, Verdict
 from overhaul.multitask import AddHeads, MultiTask
@@ -70,6 +81,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "AOTInductor",
     "Activation",
     "AdamW",
     "AddHeads",
@@ -88,6 +100,7 @@ __all__ = [
     "Distill",
     "DropLayers",
     "EarlyStop",
+    "ExecuTorch",
     "Fact",
     "FashionMnist",
     "Fisher",
@@ -108,6 +121,7 @@ __all__ = [
     "NonFiniteLossError",
     "Normalize",
     "OnnxRuntime",
+    "OpenVINO",
     "OrderError",
     "OverhaulError",
     "Progress",
@@ -134,6 +148,7 @@ __all__ = [
     "TaskLoss",
     "Taylor",
     "Torch",
+    "TorchCompile",
     "Train",
     "Unfreeze",
     "Verdict",

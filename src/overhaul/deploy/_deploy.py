@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -175,7 +176,16 @@ class Deploy(Step):
         write_golden(folder, signature, inputs, runner(inputs))
         (folder / SIGNATURE).write_text(signature.model_dump_json(indent=2) + "\n", "utf-8")
         write_manifest(folder, signature.versions)
-        return load(folder, threads=self.threads, trust=True)
+        start = time.perf_counter()
+        artifact = load(folder, threads=self.threads, trust=True)
+        ctx.log(
+            "load_s",
+            time.perf_counter() - start,
+            unit="s",
+            subject=f"artifact/{artifact.engine}",
+            reproducible=False,
+        )
+        return artifact
 
     def _judged(
         self, artifact: Artifact, eager: nn.Module, reference: Predictions, ctx: Context
