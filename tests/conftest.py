@@ -20,9 +20,10 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 _SET_BY_LIBRARIES = {
     *("PYTEST_CURRENT_TEST", "CUDA_MODULE_LOADING", "TORCHINDUCTOR_CACHE_DIR"),
-    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"),
+    "OPENVINO_LIB_PATH",
 }
-"""When pytest goes on to the next phase, or when torch or scikit-learn is first imported."""
+"""When pytest goes on to the next phase, or when torch or another library is first imported."""
 
 # Tiny models lose more to the hand-over between threads than they gain, and a sum over one
 # thread always adds in the same order.

@@ -48,7 +48,7 @@ MOST_LINES = 450
 HEAVY = (
     *("accelerate", "torchmetrics", "scipy", "sklearn", "pandas", "altair", "vl_convert"),
     *("onnx", "onnxscript", "onnxruntime", "transformers", "datasets", "torchvision", "timm"),
-    *("matplotlib", "pyarrow"),
+    *("matplotlib", "pyarrow", "openvino", "executorch"),
 )
 
 

@@ -18,7 +18,18 @@ from overhaul.core import (
     Step,
     Task,
 )
-from overhaul.deploy import Artifact, Deploy, OnnxRuntime, Torch, load, verify
+from overhaul.deploy import (
+    AOTInductor,
+    Artifact,
+    Deploy,
+    ExecuTorch,
+    OnnxRuntime,
+    OpenVINO,
+    Torch,
+    TorchCompile,
+    load,
+    verify,
+)
 from overhaul.distillation import Distill, SwapModel
 from overhaul.evaluation import Goal, Verdict
 from overhaul.multitask import AddHeads, MultiTask
@@ -79,6 +90,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "AOTInductor",
     "Activation",
     "AdamW",
     "AddHeads",
@@ -99,6 +111,7 @@ __all__ = [
     "DropLayers",
     "EarlyStop",
     "Entropy",
+    "ExecuTorch",
     "Fact",
     "FashionMnist",
     "Fisher",
@@ -121,6 +134,7 @@ __all__ = [
     "NonFiniteLossError",
     "Normalize",
     "OnnxRuntime",
+    "OpenVINO",
     "OrderError",
     "OverhaulError",
     "Percentile",
@@ -150,6 +164,7 @@ __all__ = [
     "TaskLoss",
     "Taylor",
     "Torch",
+    "TorchCompile",
     "Train",
     "Unfreeze",
     "Verdict",

@@ -15,12 +15,12 @@ class ArtifactCost:
     """What it takes to open an artifact and run its golden samples, in a fresh process.
 
     Attributes:
-        load_ms: From the folder to a model that can be called. Importing packages is not in it.
+        load_s: From the folder to a model that can be called. Importing packages is not in it.
         peak_bytes: Highest resident memory from opening to the first result, less that before.
         reason: Why they could not be measured.
     """
 
-    load_ms: float | None
+    load_s: float | None
     peak_bytes: int | None
     reason: str | None = None
 
@@ -43,4 +43,4 @@ def artifact_cost(path: Path, *, threads: int) -> ArtifactCost:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return ArtifactCost(None, None, f"the process ended with code {done.returncode}: {last}")
     found = json.loads(done.stdout.splitlines()[-1])
-    return ArtifactCost(found["load_ms"], max(0, found["peak_bytes"]))
+    return ArtifactCost(found["load_s"], max(0, found["peak_bytes"]))

@@ -220,7 +220,7 @@ def _cost_facts(trial: Trial, threads: int) -> list[Fact]:
         "reproducible": False,
     }
     return [
-        Fact(name="load_ms", value=found.load_ms, unit="ms", **about),
+        Fact(name="load_s", value=found.load_s, unit="s", **about),
         Fact(name="peak_memory_bytes", value=found.peak_bytes, unit="B", **about),
     ]
 

@@ -143,9 +143,9 @@ class ExecuTorch(Engine):
                 sizes: Any = value.shape  # typed as whole numbers, and some are symbols
                 for size in sizes:
                     if isinstance(size, torch.SymInt):
-                        ranges = size.node.shape_env.var_to_range
-                        for symbol in ranges:
-                            ranges[symbol] = ValueRanges(1, self.max_batch)
+                        shapes: Any = size.node.shape_env
+                        for symbol in shapes.var_to_range:
+                            shapes.var_to_range[symbol] = ValueRanges(1, self.max_batch)
 
     def _check_size(self, signature: Signature, inputs: Sequence[Tensor]) -> None:
         for info, tensor in zip(signature.inputs, inputs, strict=True):

@@ -20,6 +20,7 @@ from overhaul.deploy._quiet import quiet
 
 _WHY = "to export a model to ONNX"
 _MICROSOFT = "com.microsoft"
+_MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool")
 _BLOCKS = (16, 32, 64, 128, 256)
 _BLOCK_OF_CHANNELS = 128
 _INTEGERS_TO_INTEGERS = 4
@@ -83,29 +84,29 @@ def weights_of(model: Any) -> list[Any]:
     ]
 
 
-def fill_last_block_(model: Any, node: Any) -> None:
-    """Let the last block of weights be as long as the others, and cut what it has too much.
+def regularize_blocks_(model: Any, node: Any) -> None:
+    """Give blocks of weights a form that OpenVINO reads rightly.
 
-    OpenVINO reads no others.
+    It refuses a last block that is shorter than the others, so that is filled up and cut off again.
+    Blocks of an odd number of four bits it takes, and computes nonsense: they get eight bits.
     """
     axis, block = _axis(node), _attribute(node, "block_size", 0)
     size = node.inputs[0].shape[axis] if block else 0
-    if not block or size % block == 0:
+    if not block or (size % block == 0 and (block % 2 == 0 or _bits(node) == 8)):
         return
-    q = torch.from_numpy(_parts(node)[0].copy()).movedim(axis, -1)
-    filled = torch.nn.functional.pad(q, (0, -size % block)).movedim(-1, axis)
-    is_narrow = _bits(node) == 4
-    tensor = four_bits(filled) if is_narrow else _ir().tensor(filled.contiguous().numpy())
-    whole = _insert_(
-        model,
-        node,
-        "DequantizeLinear",
-        [add_initializer_(model, "weight", tensor), *node.inputs[1:]],
-        axis=axis,
-        block_size=block,
-    )
+    q, _, zero = _parts(node)
+    filled = np.pad(q, [(0, -size % block if dim == axis else 0) for dim in range(q.ndim)])
+
+    def stored(values: Any) -> Any:
+        if _bits(node) == 4 and block % 2 == 0:
+            return add_initializer_(model, "weight", four_bits(torch.from_numpy(values)))
+        return _constant_(model, "weight", values)
+
+    inputs = [stored(filled), node.inputs[1], stored(zero.astype(q.dtype))]
+    whole = _insert_(model, node, "DequantizeLinear", inputs, axis=axis, block_size=block)
     limits = [_constant_(model, "limit", np.array([limit])) for limit in (0, size, axis)]
     _replace_(model, node, _insert_(model, node, "Slice", [whole, *limits]))
+    drop_unused_(model)
 
 
 def write_out_(model: Any, node: Any) -> None:
@@ -135,12 +136,12 @@ def _round_bias_(model: Any, node: Any) -> None:
     Its step is that of the products, so this changes the sum by less than half a product of the
     smallest input and weight.
     """
-    producers = [each and each.producer() for each in node.inputs]
+    x, w = (_integer_source(each) for each in node.inputs[:2])
     if len(node.inputs) < 3 or node.inputs[2] is None or node.inputs[2].const_value is None:
         return
-    if any(each is None or each.op_type != "DequantizeLinear" for each in producers[:2]):
+    if x is None or w is None:
         return
-    x_scale, w_scale = (each.inputs[1].const_value for each in producers[:2])
+    x_scale, w_scale = (each.inputs[1].const_value for each in (x, w))
     if x_scale is None or w_scale is None or x_scale.size != 1 or len(w_scale.shape) > 1:
         return
     bias = node.inputs[2].const_value.numpy()
@@ -255,8 +256,7 @@ def _linear(reader: Any, position: int) -> tuple[Any, Any | None] | None:
 
 def _rounds(reader: Any, round_inputs: bool) -> bool:
     """Tell whether a layer is to round its inputs itself."""
-    producer = reader.inputs[0].producer()
-    return round_inputs and (producer is None or producer.op_type != "DequantizeLinear")
+    return round_inputs and _integer_source(reader.inputs[0]) is None
 
 
 def _meets_integers(node: Any) -> bool:
@@ -267,10 +267,18 @@ def _meets_integers(node: Any) -> bool:
                 return False
             continue
         others = [each for i, each in enumerate(reader.inputs[:2]) if i != position]
-        producer = others[0].producer() if others and others[0] is not None else None
-        if producer is None or producer.op_type != "DequantizeLinear":
+        if not others or _integer_source(others[0]) is None:
             return False
     return True
+
+
+def _integer_source(value: Any) -> Any | None:
+    """Return the `DequantizeLinear` that a value comes from, seen through moves of values."""
+    producer = None if value is None else value.producer()
+    while producer is not None and producer.op_type in _MOVES:
+        value = producer.inputs[0]
+        producer = None if value is None else value.producer()
+    return producer if producer is not None and producer.op_type == "DequantizeLinear" else None
 
 
 def _parts(node: Any) -> tuple[Any, Any, Any]:

@@ -1,0 +1,309 @@
+"""Every engine on every kind of network, with real numbers and with integers."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from overhaul.core import ArtifactError, Context, DataError, MissingExtraError, SpecError
+from overhaul.deploy import (
+    AOTInductor,
+    Deploy,
+    ExecuTorch,
+    OnnxRuntime,
+    OpenVINO,
+    Torch,
+    TorchCompile,
+    load,
+    verify,
+)
+from overhaul.deploy._quiet import quiet
+from tests.deploy.engine_cases import (
+    ENGINES,
+    SLOW,
+    deployed,
+    installed,
+    relative_error,
+    signature_of,
+)
+from tests.deploy.integer_networks import INTEGER_NETWORKS, IntegerLinear, integer_network
+from tests.deploy.networks import network, rows_of, task_of
+from tests.deploy.row_task import fact
+
+MakeContext = Callable[..., Context]
+QUICK = ("torch", "onnxruntime", "openvino")
+REAL_CASES = [
+    *((name, kind) for name in QUICK for kind in ("images", "attention", "recurrent")),
+    *(("executorch", kind) for kind in ("images", "attention", "recurrent")),
+    *((name, "images") for name in SLOW),
+]
+INTEGER_CASES = [
+    *((name, kind) for name in QUICK for kind in INTEGER_NETWORKS),
+    *(("executorch", k) for k in ("static_cnn", "blocks", "transposed_groups", "embedding")),
+]
+FEW_STEPS = 0.05
+"""Where sums are rounded to integers on the way, an engine may round some of them otherwise."""
+
+
+@pytest.fixture(autouse=True)
+def _no_threads_that_compile() -> Iterator[None]:
+    with importlib.import_module("torch._inductor.config").patch(compile_threads=1):
+        yield
+
+
+@pytest.mark.parametrize(("name", "kind"), REAL_CASES)
+def test_real_numbers_come_out_the_same_at_every_batch_size(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    rows = rows_of(kind)
+    assert isinstance(rows, tuple)
+    model = network(kind).eval().requires_grad_(False)
+    x = rows[0].repeat(4, *[1] * (rows[0].ndim - 1))[:64]
+    run = deployed(installed(name), model, x, tmp_path)
+    assert relative_error(run, model, x) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "kind"), INTEGER_CASES)
+def test_integers_mean_the_same_in_every_engine(name: str, kind: str, tmp_path: Path) -> None:
+    model, x = integer_network(kind)
+    run = deployed(installed(name), model, x, tmp_path)
+    assert relative_error(run, model, x) < (FEW_STEPS if kind.startswith("static") else 1e-5)
+
+
+def test_a_wrong_engine_would_be_seen(tmp_path: Path) -> None:
+    model, x = integer_network("static_cnn")
+    run = deployed(Torch(), model, x, tmp_path)
+    assert relative_error(run, integer_network("static_cnn")[0], x) < 1e-6
+    next(iter(model.parameters())).add_(1.0)
+    assert relative_error(run, model, x) > FEW_STEPS
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(("block", "bits"), [(0, 8), (32, 4)])
+def test_weights_stay_integers_in_the_file(
+    name: str, block: int, bits: int, tmp_path: Path
+) -> None:
+    model, x = IntegerLinear(512, 256, block=block).requires_grad_(False), torch.randn(64, 512)
+    deployed(installed(name), model, x, tmp_path)
+    scales = 4 * 256 * (512 // block if block else 1)
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert size < 512 * 256 * bits / 8 + scales * 1.3 + 20_000
+
+
+@pytest.mark.parametrize("kind", ["weights", "weights_of_sequences", "blocks", "conv_weights"])
+def test_onnxruntime_dequantizes_no_weights_at_a_call(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx, runtime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
+    model, x = integer_network(kind)
+    deployed(OnnxRuntime(), model, x, tmp_path)
+    options = runtime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    runtime.InferenceSession(str(tmp_path / "model.onnx"), options)
+    left = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert left.isdisjoint({"DequantizeLinear", "Cast", "DynamicQuantizeLinear"})
+
+
+def test_onnxruntime_computes_with_integers(tmp_path: Path) -> None:
+    onnx, runtime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
+    model, x = integer_network("static_cnn")
+    deployed(OnnxRuntime(), model, x, tmp_path)
+    options = runtime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    runtime.InferenceSession(str(tmp_path / "model.onnx"), options)
+    names = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert names.count("QLinearConv") == 3
+    assert names.count("QGemm") == 1
+
+
+def test_rounded_inputs_are_asked_for_and_nearly_the_same(tmp_path: Path) -> None:
+    model, x = integer_network("blocks")
+    run = deployed(OnnxRuntime(round_inputs=True), model, x, tmp_path)
+    assert relative_error(run, model, x) < 0.05
+    assert b"MatMulNBits" in (tmp_path / "model.onnx").read_bytes()
+
+
+def test_torch_dequantizes_weights_on_opening(tmp_path: Path) -> None:
+    model, x = integer_network("blocks")
+    run = deployed(Torch(), model, x, tmp_path)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run([x])
+    called = {event.key for event in profile.key_averages()}
+    assert "aten::linear" in called
+    assert called.isdisjoint({"aten::__rshift__", "aten::repeat_interleave", "aten::mul"})
+
+
+def test_openvino_reports_nothing_to_its_maker() -> None:
+    installed("openvino")
+    code = (
+        "import sys, threading\n"
+        "from overhaul.deploy import OpenVINO\n"
+        "OpenVINO().check_installed()\n"
+        "assert 'openvino' in sys.modules and 'openvino_telemetry' not in sys.modules\n"
+        "print(threading.active_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "1\n", done.stderr
+
+
+def test_the_settings_of_an_engine_come_back_on_opening(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed("openvino")
+    openvino = importlib.import_module("openvino")
+    model = network("features")
+    ctx = make_context(model, task=task_of("features"))
+    Deploy(engines=(OpenVINO(hint="throughput"),), timing_s=0.01).apply(model, ctx)
+    seen: list[dict[str, Any]] = []
+    compile_model = openvino.Core.compile_model
+
+    def watched(self: Any, *args: Any) -> Any:
+        seen.append(args[2])
+        return compile_model(self, *args)
+
+    monkeypatch.setattr(openvino.Core, "compile_model", watched)
+    artifact = load(ctx.artifact_folder, threads=2)
+    assert artifact.signature.options == {"hint": "throughput"}
+    assert seen[0]["PERFORMANCE_HINT"] == "THROUGHPUT"
+    assert seen[0]["INFERENCE_NUM_THREADS"] == 2
+    assert seen[0]["INFERENCE_PRECISION_HINT"] == "f32"
+    assert {path.name for path in ctx.artifact_folder.iterdir()} >= {"model.xml", "model.bin"}
+    assert verify(ctx.artifact_folder).files == 4
+
+
+def test_half_weights_are_half_as_large(tmp_path: Path) -> None:
+    installed("openvino")
+    model, x = nn.Linear(256, 256).requires_grad_(False), torch.randn(64, 256)
+    sizes = []
+    for half in (False, True):
+        folder = tmp_path / str(half)
+        folder.mkdir()
+        run = deployed(OpenVINO(half_weights=half), model, x, folder)
+        assert relative_error(run, model, x) < 1e-2
+        sizes.append((folder / "model.bin").stat().st_size)
+    assert sizes[1] < 0.51 * sizes[0]
+
+
+def test_executorch_obeys_threads_and_says_how_many_samples_it_takes(tmp_path: Path) -> None:
+    installed("executorch")
+    with quiet():
+        bindings = importlib.import_module("executorch.extension.pybindings.portable_lib")
+    model, x = network("features").eval().requires_grad_(False), torch.randn(64, 6)
+    first = deployed(ExecuTorch(max_batch=8), model, x, tmp_path, threads=2)
+    assert bindings._threadpool_get_thread_count() == 2
+    second = deployed(ExecuTorch(max_batch=8), model, x, tmp_path, threads=1)
+    assert bindings._threadpool_get_thread_count() == 1
+    for run in (first, second):
+        torch.testing.assert_close(run([x[:8]])[0], model(x[:8]))
+    with pytest.raises(DataError, match=r"at most 8 samples in a call, got 9.*max_batch"):
+        first([x[:9]])
+
+
+def test_executorch_computes_with_integers(tmp_path: Path) -> None:
+    model, x = integer_network("static_cnn")
+    deployed(installed("executorch"), model, x, tmp_path)
+    written = (tmp_path / "model.pte").read_bytes()
+    assert b"XnnpackBackend" in written
+    assert b"convolution" not in written
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_compiled_code_runs_on_the_threads_that_were_asked_for(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = integer_network("blocks")
+    asked: list[int] = []
+    set_threads = torch.set_num_threads
+
+    def watched(count: int) -> None:
+        asked.append(count)
+        set_threads(count)
+
+    run = deployed(ENGINES[name], model, x, tmp_path, threads=2)
+    monkeypatch.setattr(torch, "set_num_threads", watched)
+    torch.testing.assert_close(run([x])[0], model(x))
+    assert asked == [2, 1]
+    assert relative_error(run, model, x) < 1e-5
+
+
+def test_compiled_code_is_opened_only_by_who_trusts_it(make_context: MakeContext) -> None:
+    model = network("features")
+    ctx = make_context(model, task=task_of("features"))
+    Deploy(engines=(AOTInductor(),), timing_s=0.01).apply(model, ctx)
+    assert isinstance(fact(ctx, "load_s", "artifact/aotinductor").value, float)
+    for opening in (load, verify):
+        with pytest.raises(
+            ArtifactError, match=r"opening it executes it.* load\(path, trust=True\)"
+        ):
+            opening(ctx.artifact_folder)
+    assert verify(ctx.artifact_folder, trust=True).engine == "aotinductor"
+
+
+def test_code_for_another_cpu_is_refused(tmp_path: Path) -> None:
+    x = torch.zeros(2, 6)
+    signature = signature_of(AOTInductor(), x, x)
+    other = signature.model_copy(update={"versions": {"torch": "2.9", "cpu": "SVE256"}})
+    with pytest.raises(ArtifactError, match="compiled for a CPU with SVE256, and this one has"):
+        AOTInductor().open(tmp_path / "compiled.pt2", other, 1)
+
+
+@pytest.mark.parametrize("engine", [TorchCompile(), AOTInductor()])
+def test_a_missing_compiler_is_named(
+    engine: TorchCompile | AOTInductor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(MissingExtraError, match=r"needs a C\+\+ compiler, and none of g\+\+"):
+        Deploy(engines=(engine,)).check(frozenset())
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    with pytest.raises(MissingExtraError, match="CXX is 'no_such_compiler'"):
+        engine.check_installed()
+
+
+@pytest.mark.parametrize("name", ["openvino", "executorch"])
+def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [each for each in sys.modules if each.split(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=rf'pip install "overhaul\[{name}\]"'):
+        ENGINES[name].check_installed()
+
+
+@pytest.mark.parametrize("name", list(ENGINES))
+def test_a_file_of_another_kind_is_refused(name: str, tmp_path: Path) -> None:
+    engine, x = installed(name), torch.zeros(2, 6)
+    path = tmp_path / engine.file_name
+    path.write_bytes(b"this is no model" * 10)
+    with pytest.raises(ArtifactError, match=f"'{path.name}'"):
+        engine.open(path, signature_of(engine, x, x), 1)
+
+
+def test_openvino_weights_that_were_cut_off_are_refused(tmp_path: Path) -> None:
+    engine = installed("openvino")
+    model, x = nn.Linear(64, 64).requires_grad_(False), torch.randn(64, 64)
+    deployed(engine, model, x, tmp_path)
+    weights = tmp_path / "model.bin"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match=r"cannot open 'model\.xml'"):
+        engine.open(tmp_path / "model.xml", signature_of(engine, x, model(x)), 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OpenVINO(hint="speed"), "`hint` of openvino .*'latency' or 'throughput'"),
+        (lambda: OpenVINO(precision="f8"), "`precision` of openvino"),
+        (lambda: ExecuTorch(max_batch=0), "`max_batch` of executorch .*most samples in a call"),
+    ],
+)
+def test_bad_settings_are_refused(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        make()
