@@ -8,6 +8,7 @@ from overhaul.quantization._calibration import (
     Percentile,
     SquaredError,
 )
+from overhaul.quantization._fake_quantization import FakeQuantization
 from overhaul.quantization._integer_map import WeightForm
 from overhaul.quantization._quantize import Quantize
 from overhaul.quantization._quantize_layers import LayerForm, QuantizeLayers
@@ -16,6 +17,7 @@ from overhaul.quantization._repair import QuantizationRepair
 __all__ = [
     "Calibration",
     "Entropy",
+    "FakeQuantization",
     "LayerForm",
     "MinMax",
     "MovingAverage",

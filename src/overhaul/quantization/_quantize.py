@@ -7,7 +7,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from overhaul.core import Batch, Context, ModelError, Step, matching_names
+from overhaul.core import (
+    Batch,
+    Context,
+    ModelError,
+    Splits,
+    Step,
+    Task,
+    Traits,
+    matching_names,
+)
 from overhaul.evaluation import model_device
 from overhaul.graph import foldable_norms
 from overhaul.quantization._calibration import Calibration, SquaredError
@@ -15,7 +24,9 @@ from overhaul.quantization._integer_map import Granularity, WeightType
 from overhaul.quantization._plan import Plan, make_plan
 from overhaul.quantization._ranges import Ranges, observe
 from overhaul.quantization._repair import QuantizationRepair
+from overhaul.quantization._train_rounded import train_rounded
 from overhaul.quantization._write import quantized, weight_facts
+from overhaul.training import Train
 
 
 class Quantize(Step):
@@ -50,6 +61,13 @@ class Quantize(Step):
         reduce_range: Whether weights use 7 of 8 bits, so that sums of two products do not saturate
             on a CPU without int8 instructions of its own. Default False.
         repairs: What makes up for the rounding, in this order. Default none.
+        training: The training of real weights and scales under the rounding, in which the model
+            computes as it will in integers, with the gradient as if nothing were rounded. It
+            begins with the scales that were calibrated, keeps what earlier steps left (zeros), and
+            takes any objective (`Distill`). `repairs` after the rounding serve the model before
+            it alone, which is kept if the training gains nothing on `val`. Default none.
+        scale_rate: By how much faster scales learn than weights: with Adam, a scale changes by the
+            learning rate times this in each step, as a part of itself. 0 keeps them. Default 1.
         layers: Patterns of module paths: only these. Default: all.
         exclude: Patterns of module paths that are left as they are.
         fold_norms: Whether BatchNorms become part of the layers before. Default True.
@@ -62,7 +80,8 @@ class Quantize(Step):
         >>> Quantize(weights="int8", batches=4)
         Quantize(activations='int8', batches=4)
 
-    Paper: Jacob et al., CVPR 2018; Nagel et al., arXiv 2106.08295 (a white paper).  Differs:
+    Paper: Jacob et al., CVPR 2018; Nagel et al., arXiv 2106.08295 (a white paper); Esser et al.,
+    ICLR 2020 (scales that are trained).  Differs:
     activations are `uint8` with a zero point everywhere, and a sum of convolutions is quantized
     too.
     """
@@ -78,6 +97,10 @@ class Quantize(Step):
     search: bool = True
     reduce_range: bool = False
     repairs: tuple[QuantizationRepair, ...] = ()
+    training: Train | None = None
+    scale_rate: float = Field(
+        default=1.0, ge=0, description="By how much faster scales learn than weights."
+    )
     layers: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     fold_norms: bool = True
@@ -104,6 +127,17 @@ class Quantize(Step):
             )
         return self
 
+    def check(self, traits: Traits) -> Traits:
+        """See that the model can be trained, if it is to be."""
+        if self.training is not None:
+            self.training.check(traits)
+        return super().check(traits)
+
+    def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
+        """See what the training needs."""
+        if self.training is not None:
+            self.training.preflight(original, task, data)
+
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Fold, calibrate, repair and write the integers."""
         first = next(ctx.data.train.in_order(2)).to(model_device(model))
@@ -125,10 +159,18 @@ class Quantize(Step):
         smaller = quantized(model, plan, self.ranges(model, plan, batches), search=self.search)
         for repair in self.repairs:
             repair.finish_(model, smaller, plan, batches, ctx)
+        if self.training is not None:
+            model, smaller = train_rounded(
+                model, smaller, plan, self.training, self.scale_rate, ctx
+            )
         ctx.facts.extend(weight_facts(model, plan, smaller))
         model = ctx.edit(model, plan.edit)
         _copy_(model, smaller)
         return model
+
+    def control(self) -> Step | None:
+        """Return the training in float."""
+        return None if self.training is None else self.training.control()
 
     def plan(self, model: nn.Module, batch: Batch) -> Plan:
         """Return what of the model becomes integers, and why the rest does not."""
