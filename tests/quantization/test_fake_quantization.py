@@ -66,7 +66,7 @@ def train_some(model: nn.Module, ctx: Context, steps: int = 3) -> None:
 def by_hand(
     x: list[float], grads: list[float], scale: float, low: int, top: int
 ) -> tuple[list[float], float]:
-    """Return the gradients of the numbers and of their scale, as the papers write them."""
+    """Return the gradients of the numbers and of the logarithm of their scale, as in the papers."""
     of_x, of_scale = [], 0.0
     for value, grad in zip(x, grads, strict=True):
         ratio = value / scale
@@ -80,7 +80,7 @@ def by_hand(
             of_x.append(grad)
             of_scale += grad * (round(ratio) - ratio)
     q_max = max(top, -low - 1)
-    return of_x, of_scale / scale / math.sqrt(len(x) * q_max)
+    return of_x, of_scale * scale / math.sqrt(len(x) * q_max)
 
 
 FORMS = [
@@ -287,6 +287,30 @@ def test_other_constraints_and_other_optimizers_go_with_it(make_context: MakeCon
         )
     )
     assert change < 0.5
+
+
+def test_half_precision_rounds_as_full_precision_does(make_context: MakeContext) -> None:
+    form = LayerForm(inputs=(0,))
+    layer = nn.Identity()
+    constraint = FakeQuantization(
+        layers={"": form}, scales={"input": (0.01,)}, zero_points={"input": 128}
+    )
+    model = nn.Linear(2, 2)
+    bound = constraint.bind(layer, make_context(model))
+    x = torch.randn(50).bfloat16().requires_grad_()
+    out = layer(x)
+    assert torch.equal(out, layer(x.detach().float()))
+    out.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16
+    bound.release_()
+
+    network: nn.Module = tiny_cnn()
+    ctx = make_context(network)
+    _, constraint = bound_to(network, ctx, {})
+    ctx.carried = [constraint]
+    Train(epochs=1, precision="bf16", keep="last").apply(network, ctx)
+    assert ctx.carried != [constraint]
 
 
 def test_a_rate_of_zero_keeps_the_scales(make_context: MakeContext) -> None:

@@ -27,11 +27,10 @@ def straight_through(
               \frac{\partial \hat x}{\partial s} = \begin{cases} \mathrm{round}(r) - r
               & l \le r \le h \\ \mathrm{clip}(r, l, h) & \text{else} \end{cases}
 
-    What the scale gets is a *relative* change: `step`, of which :math:`s = s_0 e^{\rho\,t}` is
-    computed, gets :math:`g / s` times the gradient of the loss by :math:`s`, with
+    What is trained is the *relative* change of the scale: `step`, the :math:`t` of
+    :math:`s = s_0 e^{\rho\,t}`, gets :math:`g\,s` times the gradient of the loss by :math:`s`, with
     :math:`g = 1 / \sqrt{n q}` for :math:`n` numbers that share it and
-    :math:`q = \max(h, -l - 1)`. A step of SGD then changes the scale by the part by which the
-    paper's would, and a step of Adam by the learning rate.
+    :math:`q = \max(h, -l - 1)`. So a step of Adam changes a scale by the learning rate.
 
     Args:
         x: `[...]`, real numbers.
@@ -43,8 +42,9 @@ def straight_through(
         exact: Rounds `x` as the quantized model does.
 
     Paper: Bengio et al., arXiv 1308.3432 (straight through); Esser et al., ICLR 2020 (scales).
-    Differs: a scale changes by a part of itself, so that it stays above zero and its rate does not
-    depend on its size.
+    Differs: a scale changes by a part of itself, so that it stays above zero. With the steps that
+    the paper gives to :math:`s` itself, SGD at a rate that suits the weights diverges where few
+    weights share a small scale.
     """
     out: Tensor = _StraightThrough.apply(x, step, scale, form, limits, count, exact)
     return out
@@ -71,12 +71,12 @@ class _StraightThrough(torch.autograd.Function):
         (grad,) = grads
         x, scale = ctx.saved_tensors
         low, top = ctx.limits
-        ratio = x / spread(scale, x, ctx.form)
+        ratio = x.to(scale.dtype) / spread(scale, x, ctx.form)
         inside = (ratio >= low) & (ratio <= top)
         grad_x = torch.where(inside, grad, 0).to(x.dtype) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return grad_x, *[None] * 6
         by_scale = torch.where(inside, ratio.round() - ratio, ratio.clamp(low, top))
-        of_scale = reduced(grad * by_scale, ctx.form, "sum") / scale
+        of_scale = reduced(grad * by_scale, ctx.form, "sum") * scale
         of_step = of_scale.flatten() / math.sqrt(ctx.count * max(top, -low - 1))
         return grad_x, of_step, *[None] * 5
