@@ -55,6 +55,7 @@ from overhaul.pruning import (
 from overhaul.quantization import (
     Budget,
     Entropy,
+    FakeQuantization,
     MinMax,
     MovingAverage,
     Percentile,
@@ -113,6 +114,7 @@ __all__ = [
     "Entropy",
     "ExecuTorch",
     "Fact",
+    "FakeQuantization",
     "FashionMnist",
     "Fisher",
     "Flip",

@@ -334,6 +334,15 @@ def test_only_the_latest_checkpoint_is_kept(tmp_path: Path) -> None:
     assert [child.name for child in checkpoints.path.iterdir()] == ["10"]
 
 
+def test_a_part_has_checkpoints_of_its_own(tmp_path: Path) -> None:
+    whole = CheckpointFolder(tmp_path)
+    whole.part("training").save(3, {"epoch": 3})
+    assert whole.latest() is None
+    assert whole.part("training").latest() == {"epoch": 3}
+
+
 def test_a_reader_writes_no_checkpoint(tmp_path: Path) -> None:
-    CheckpointFolder(tmp_path, writable=False).save(1, {"epoch": 1})
+    reader = CheckpointFolder(tmp_path, writable=False)
+    reader.save(1, {"epoch": 1})
+    reader.part("training").save(1, {"epoch": 1})
     assert list(tmp_path.iterdir()) == []

@@ -182,6 +182,45 @@ def test_non_finite_loss_keeps_the_best_weights(make_context: MakeContext) -> No
     assert all(torch.isfinite(t).all() for t in kept["best"]["tensors"].values())
 
 
+class Shifting(Constraint):
+    """Gives the model a parameter while it trains, and keeps what becomes of it."""
+
+    def bind(self, model: nn.Module, ctx: Context) -> BoundConstraint:
+        return _Shift(model, ctx)
+
+
+class _Shift(BoundConstraint):
+    def __init__(self, model: nn.Module, ctx: Context) -> None:
+        self.model, self.ctx = model, ctx
+        self.own = nn.Parameter(torch.zeros(3))
+        model.register_parameter("own", self.own)
+        self.hook = model.register_forward_hook(lambda module, args, out: out + self.own)
+
+    def release_(self) -> None:
+        self.hook.remove()
+        del self.model._parameters["own"]
+        self.ctx.log("own", float(self.own.detach().abs().sum()))
+
+
+def test_what_a_constraint_gives_the_model_is_trained_and_of_the_best_epoch(
+    make_context: MakeContext,
+) -> None:
+    found = {}
+    for keep in ("best", "last"):
+        model = tiny_cnn()
+        ctx = make_context(model)
+        ctx.checkpoints = ctx.checkpoints.part(keep)
+        # With such a rate, nothing is as good afterwards as before.
+        plan = Train(
+            epochs=1, constraints=(Shifting(),), optimizer=SGD(lr=1e3, momentum=0), keep=keep
+        )
+        plan.apply(model, ctx)
+        assert set(model_tensors(model)) == set(model_tensors(tiny_cnn()))
+        found[keep] = next(fact.value for fact in ctx.facts if fact.name == "own")
+    assert found["best"] == 0
+    assert found["last"] != 0
+
+
 def test_nothing_to_train_is_refused(make_context: MakeContext) -> None:
     model = tiny_cnn().requires_grad_(False)
     with pytest.raises(SpecError, match=r"no parameter .* requires a gradient"):

@@ -254,6 +254,10 @@ class CheckpointFolder:
         """The folder."""
         return self._path
 
+    def part(self, name: str) -> "CheckpointFolder":
+        """Return the folder of a part of the step, which is interrupted and goes on for itself."""
+        return CheckpointFolder(self._path / name, writable=self._writable)
+
     def _numbers(self) -> list[int]:
         if not self._path.exists():
             return []

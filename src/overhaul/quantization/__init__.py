@@ -9,6 +9,7 @@ from overhaul.quantization._calibration import (
     Percentile,
     SquaredError,
 )
+from overhaul.quantization._fake_quantization import FakeQuantization
 from overhaul.quantization._integer_map import WeightForm
 from overhaul.quantization._quantize import Quantize
 from overhaul.quantization._quantize_layers import LayerForm, QuantizeLayers
@@ -18,6 +19,7 @@ __all__ = [
     "Budget",
     "Calibration",
     "Entropy",
+    "FakeQuantization",
     "LayerForm",
     "MinMax",
     "MovingAverage",

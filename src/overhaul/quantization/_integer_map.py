@@ -43,6 +43,10 @@ class WeightForm(Spec):
         top = 2 ** (self.bits - 1) - 1
         return (-top - 1 if self.bits <= 4 else -top), top
 
+    def flat(self, weight: Tensor) -> Tensor:
+        """Return the weight in the shape that its integers and scales belong to."""
+        return weight.flatten(1) if self.shape else weight
+
     def stored(self, q: Tensor) -> Tensor:
         """Return the integers as they are stored: two in a byte if they have four bits."""
         return pack4(q) if self.type == "int4" else q
@@ -71,9 +75,9 @@ def scales_of(weight: Tensor, form: WeightForm, *, search: bool) -> Tensor:
     """
     low, top = form.limits
     w = weight.detach()
-    largest = _reduce(w.abs(), form, "max").clamp(min=torch.finfo(w.dtype).tiny * 1e6)
+    largest = reduced(w.abs(), form, "max").clamp(min=torch.finfo(w.dtype).tiny * 1e6)
     if low < -top:  # the side with the larger numbers gets the additional integer
-        highest, lowest = _reduce(w, form, "max"), -_reduce(-w, form, "max")
+        highest, lowest = reduced(w, form, "max"), -reduced(-w, form, "max")
         scale = torch.where(highest > -lowest, -highest / -low, lowest / low)
         scale = torch.where(scale == 0, largest / top, scale)
     else:
@@ -109,10 +113,10 @@ def spread(values: Tensor, weight: Tensor, form: WeightForm) -> Tensor:
 def _error(weight: Tensor, scale: Tensor, form: WeightForm) -> Tensor:
     wide = spread(scale, weight, form)
     low, top = form.limits
-    return _reduce((weight - (weight / wide).round().clamp(low, top) * wide).square(), form, "sum")
+    return reduced((weight - (weight / wide).round().clamp(low, top) * wide).square(), form, "sum")
 
 
-def _reduce(values: Tensor, form: WeightForm, how: Literal["max", "sum"]) -> Tensor:
+def reduced(values: Tensor, form: WeightForm, how: Literal["max", "sum"]) -> Tensor:
     """Return the largest value, or the sum, of each channel or block."""
     if form.per_tensor:
         return values.amax() if how == "max" else values.sum()

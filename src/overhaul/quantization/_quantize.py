@@ -15,7 +15,9 @@ from overhaul.core import (
     Context,
     ModelError,
     OrderError,
+    Splits,
     Step,
+    Task,
     Trait,
     Traits,
     matching_names,
@@ -34,8 +36,10 @@ from overhaul.quantization._ranges import Ranges, observe
 from overhaul.quantization._reduce_range import log_saturation, seven_bits_needed
 from overhaul.quantization._repair import QuantizationRepair
 from overhaul.quantization._spread import log_spread
+from overhaul.quantization._train_rounded import train_rounded
 from overhaul.quantization._trials import Trials
 from overhaul.quantization._write import quantized, weight_facts
+from overhaul.training import Train
 
 _FEW = 8
 """Calibration samples that errors of activations are measured on."""
@@ -74,6 +78,14 @@ class Quantize(Step):
             on a CPU without int8 instructions of its own. `auto`: if a simulation of such a CPU
             loses more on `val` with 8 bits, than with exact sums and than with 7. Default False.
         repairs: What makes up for the rounding, in this order. Default none.
+        training: The training of real weights and scales under the rounding, in which the model
+            computes as it will in integers, with the gradient as if nothing were rounded. It
+            begins with the scales that were calibrated, keeps what earlier steps left (zeros), and
+            takes any objective (`Distill`). `repairs` after the rounding serve the model before
+            it alone, which is kept if the training gains nothing on `val`. Layers that fall back
+            for `max_drop` do so before it. Default none.
+        scale_rate: By how much faster scales learn than weights: with Adam, a scale changes by the
+            learning rate times this in each step, as a part of itself. 0 keeps them. Default 1.
         layers: Patterns of module paths: only these. Default: all.
         exclude: Patterns of module paths that are left as they are.
         fold_norms: Whether BatchNorms become part of the layers before. Default True.
@@ -98,7 +110,8 @@ class Quantize(Step):
         >>> Quantize(weights="int8", batches=4)
         Quantize(activations='int8', batches=4)
 
-    Paper: Jacob et al., CVPR 2018; Nagel et al., arXiv 2106.08295 (a white paper).  Differs:
+    Paper: Jacob et al., CVPR 2018; Nagel et al., arXiv 2106.08295 (a white paper); Esser et al.,
+    ICLR 2020 (scales that are trained).  Differs:
     activations are `uint8` with a zero point everywhere, and a sum of convolutions is quantized
     too.
     """
@@ -116,6 +129,10 @@ class Quantize(Step):
     search: bool = True
     reduce_range: bool | Literal["auto"] = False
     repairs: tuple[QuantizationRepair, ...] = ()
+    training: Train | None = None
+    scale_rate: float = Field(
+        default=1.0, ge=0, description="By how much faster scales learn than weights."
+    )
     layers: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     fold_norms: bool = True
@@ -176,7 +193,14 @@ class Quantize(Step):
                 "Put ReplaceHead before it, or leave out `max_drop`, `budget`, `subsets` and "
                 "reduce_range='auto'."
             )
+        if self.training is not None:
+            self.training.check(traits)
         return super().check(traits)
+
+    def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
+        """See what the training needs."""
+        if self.training is not None:
+            self.training.preflight(original, task, data)
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Fold, calibrate, repair and write the integers."""
@@ -211,10 +235,15 @@ class Quantize(Step):
             repair.finish_(model, smaller, plan, batches, ctx)
         if self.allowed_drop is not None:
             plan, smaller = meet_max_drop(trials, types, smaller, before, self.allowed_drop)
+        if self.training is not None:
+            model, smaller = train_rounded(
+                model, smaller, plan, self.training, self.scale_rate, ctx
+            )
         ctx.facts.extend(weight_facts(model, plan, smaller))
         if self.activations is not None:
             few = ctx.data.train.read(batches[0].indices[:_FEW]).to(model_device(model))
-            ctx.facts.extend(activation_facts(model, plan, ranges, few, ctx.label))
+            if self.training is None:  # which moves the ranges
+                ctx.facts.extend(activation_facts(model, plan, ranges, few, ctx.label))
             log_saturation(smaller, plan, few, ctx)
         if self.subsets > 1:
             others = (self._remade(folded, plan, n, ctx) for n in range(1, self.subsets))
@@ -222,6 +251,10 @@ class Quantize(Step):
         model = ctx.edit(model, plan.edit)
         _copy_(model, smaller)
         return model.requires_grad_(False)  # what is rounded has no gradient
+
+    def control(self) -> Step | None:
+        """Return the training in float."""
+        return None if self.training is None else self.training.control()
 
     def _remade(self, model: nn.Module, plan: Plan, subset: int, ctx: Context) -> nn.Module:
         """Return a copy in integers that is made with another set of training samples."""

@@ -24,6 +24,12 @@ class LayerForm(Spec):
     inputs: tuple[int, ...] = ()
     output: bool = False
 
+    @property
+    def scaled(self) -> list[str]:
+        """What of the module has scales: names of weights, `input`, `output`."""
+        weights = [name for name, own in self.weights.items() if own.is_integer]
+        return [*weights, *map(input_name, self.inputs), *["output"] * self.output]
+
 
 class QuantizeLayers(Edit):
     r"""Weights become integers with a scale, and activations pass through integers.
@@ -89,7 +95,7 @@ class QuantizeLayers(Edit):
 def _buffers(weight: Tensor, form: WeightForm) -> dict[str, Tensor]:
     if not form.is_integer:
         return {"q": weight.detach().to(getattr(torch, form.type))}
-    flat = weight.flatten(1) if form.shape else weight
+    flat = form.flat(weight)
     scale = scales_of(flat, form, search=False)
     return {
         "q": form.stored(integers_of(flat, scale, form)),

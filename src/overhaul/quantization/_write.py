@@ -1,13 +1,13 @@
 """`quantized`: a copy of a model in integers, and how far its weights are from the real ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
 from overhaul.core import Fact
-from overhaul.quantization._integer_map import integers_of, scales_of
+from overhaul.quantization._integer_map import WeightForm, integers_of, scales_of
 from overhaul.quantization._plan import Plan
 from overhaul.quantization._ranges import Ranges, buffer_name
 
@@ -35,12 +35,25 @@ def quantized(model: nn.Module, plan: Plan, ranges: Ranges, *, search: bool) -> 
             for name, own in form.weights.items():
                 if own.is_integer:
                     weight = getattr(model.get_submodule(path), name)
-                    flat = weight.flatten(1) if own.shape else weight
-                    scale = scales_of(flat, own, search=True)
-                    stored = buffer_name(path, name)
-                    buffers[f"{stored}_scale"].copy_(scale)
-                    buffers[f"{stored}_q"].copy_(own.stored(integers_of(flat, scale, own)))
+                    scale = scales_of(own.flat(weight), own, search=True)
+                    round_weight_(buffers, buffer_name(path, name), weight, own, scale)
     return smaller
+
+
+def round_weight_(
+    buffers: Mapping[str, Tensor], name: str, weight: Tensor, form: WeightForm, scale: Tensor
+) -> None:
+    """Write the integers that a weight has with these scales.
+
+    Args:
+        buffers: Of the quantized model, by name.
+        name: Of the weight.
+        weight: With the real numbers.
+        form: How it is stored.
+        scale: Of each channel or block.
+    """
+    buffers[f"{name}_scale"].copy_(scale)
+    buffers[f"{name}_q"].copy_(form.stored(integers_of(form.flat(weight), scale, form)))
 
 
 def weight_facts(model: nn.Module, plan: Plan, smaller: nn.Module) -> Iterator[Fact]:

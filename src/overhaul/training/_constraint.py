@@ -19,7 +19,7 @@ class BoundConstraint:
         """Follow each optimizer step: make the constraint hold again."""
 
     def release_(self) -> None:
-        """Follow the end of training."""
+        """Follow the end of training, when the weights that are kept are in the model."""
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
@@ -38,7 +38,11 @@ class Constraint(Carried, ABC):
 
     @abstractmethod
     def bind(self, model: nn.Module, ctx: Context) -> BoundConstraint:
-        """Return the constraint for this model."""
+        """Return the constraint for this model.
+
+        Parameters that it gives the model are trained along, and saved with it; `release_` takes
+        them out again.
+        """
 
     def renamed(self, rename: Callable[[str], str | None]) -> Self | None:
         """Return this; a constraint that names parameters or modules returns it with new names."""
