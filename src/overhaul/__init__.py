@@ -42,7 +42,10 @@ from overhaul.pruning import (
     Taylor,
 )
 from overhaul.quantization import (
+    AdaRound,
+    BiasCorrection,
     Entropy,
+    Gptq,
     MinMax,
     MovingAverage,
     Percentile,
@@ -79,12 +82,14 @@ __version__ = "0.1.0"
 __all__ = [
     "SGD",
     "Activation",
+    "AdaRound",
     "AdamW",
     "AddHeads",
     "Artifact",
     "ArtifactError",
     "BatchNormScale",
     "BiasCompensation",
+    "BiasCorrection",
     "Cifar10",
     "Classification",
     "Constant",
@@ -105,6 +110,7 @@ __all__ = [
     "Frozen",
     "GeometricMedian",
     "Goal",
+    "Gptq",
     "GroupLasso",
     "KeepZeros",
     "LeastSquares",

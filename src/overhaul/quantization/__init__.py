@@ -1,5 +1,7 @@
 """Weights and activations in few bits."""
 
+from overhaul.quantization._ada_round import AdaRound
+from overhaul.quantization._bias_correction import BiasCorrection
 from overhaul.quantization._calibration import (
     Calibration,
     Entropy,
@@ -8,14 +10,19 @@ from overhaul.quantization._calibration import (
     Percentile,
     SquaredError,
 )
+from overhaul.quantization._gptq import Gptq
 from overhaul.quantization._integer_map import WeightForm
 from overhaul.quantization._quantize import Quantize
 from overhaul.quantization._quantize_layers import LayerForm, QuantizeLayers
 from overhaul.quantization._repair import QuantizationRepair
+from overhaul.quantization._rounding_repair import RoundingRepair
 
 __all__ = [
+    "AdaRound",
+    "BiasCorrection",
     "Calibration",
     "Entropy",
+    "Gptq",
     "LayerForm",
     "MinMax",
     "MovingAverage",
@@ -23,6 +30,7 @@ __all__ = [
     "QuantizationRepair",
     "Quantize",
     "QuantizeLayers",
+    "RoundingRepair",
     "SquaredError",
     "WeightForm",
 ]
