@@ -43,13 +43,16 @@ from overhaul.pruning import (
 )
 from overhaul.quantization import (
     AdaRound,
+    Awq,
     BiasCorrection,
+    CrossLayerEqualization,
     Entropy,
     Gptq,
     MinMax,
     MovingAverage,
     Percentile,
     Quantize,
+    SmoothQuant,
     SquaredError,
 )
 from overhaul.running import Recipe, RecipeFile, Run, load_model
@@ -87,6 +90,7 @@ __all__ = [
     "AddHeads",
     "Artifact",
     "ArtifactError",
+    "Awq",
     "BatchNormScale",
     "BiasCompensation",
     "BiasCorrection",
@@ -95,6 +99,7 @@ __all__ = [
     "Constant",
     "CorruptedFileError",
     "Cosine",
+    "CrossLayerEqualization",
     "DataError",
     "Deploy",
     "Digits",
@@ -144,6 +149,7 @@ __all__ = [
     "RunFolderError",
     "SealedTestError",
     "Shift",
+    "SmoothQuant",
     "SpecError",
     "SquaredError",
     "Step",

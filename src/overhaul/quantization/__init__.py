@@ -1,6 +1,7 @@
 """Weights and activations in few bits."""
 
 from overhaul.quantization._ada_round import AdaRound
+from overhaul.quantization._awq import Awq
 from overhaul.quantization._bias_correction import BiasCorrection
 from overhaul.quantization._calibration import (
     Calibration,
@@ -10,17 +11,23 @@ from overhaul.quantization._calibration import (
     Percentile,
     SquaredError,
 )
+from overhaul.quantization._cross_layer_equalization import CrossLayerEqualization
 from overhaul.quantization._gptq import Gptq
 from overhaul.quantization._integer_map import WeightForm
 from overhaul.quantization._quantize import Quantize
 from overhaul.quantization._quantize_layers import LayerForm, QuantizeLayers
 from overhaul.quantization._repair import QuantizationRepair
+from overhaul.quantization._rescaling import Channels, Rescaling
 from overhaul.quantization._rounding_repair import RoundingRepair
+from overhaul.quantization._smooth_quant import SmoothQuant
 
 __all__ = [
     "AdaRound",
+    "Awq",
     "BiasCorrection",
     "Calibration",
+    "Channels",
+    "CrossLayerEqualization",
     "Entropy",
     "Gptq",
     "LayerForm",
@@ -30,7 +37,9 @@ __all__ = [
     "QuantizationRepair",
     "Quantize",
     "QuantizeLayers",
+    "Rescaling",
     "RoundingRepair",
+    "SmoothQuant",
     "SquaredError",
     "WeightForm",
 ]
