@@ -205,6 +205,10 @@ class Hand(nn.Module):
             return self.two(a), {"a": a.relu()}
         if self.how == "object":
             return Out(self.two(a), a)
+        if self.how == "joined":
+            return self.two(torch.cat([a])[:, :8])
+        if self.how == "second":
+            return self.two(torch.prelu(x.flatten(1)[:, :8], a[0]))
         if self.how == "mixed":
             return self.two(a.view(-1, 4, 2).transpose(1, 2).reshape(-1, 8))
         return self.two(torch.relu(a))
@@ -217,7 +221,7 @@ class Out:
 
 FORBIDDEN = [
     *("relu6", "sum", "in place", "square", "mask", "value", "cast", "twice", "output"),
-    *("object", "mixed"),
+    *("object", "mixed", "joined", "second"),
 ]
 
 

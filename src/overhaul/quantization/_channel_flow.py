@@ -160,17 +160,30 @@ class _Watch(TorchFunctionMode):
         elif name in ("mul", "__mul__", "__rmul__", "multiply"):
             self._product_(args, out, own)
         elif len(own) == 1 and len(outs) == 1:
-            x = args[0] if args else next(iter(given))
-            shape = before.get(id(x), ())
-            passed = _passed(name, own[0], shape, args, kwargs, outs[0])
-            whole = outs[0].is_floating_point() and (name in _CASTS or outs[0].dtype == x.dtype)
-            if not whole or passed is None or self.carried.get(id(x)) != own[0]:
-                self._block_all(own, name)
-            else:
-                self._carry_(outs[0], passed)
+            self._pass_(name, own[0], before, args, kwargs, outs[0])
         else:
             self._block_all(own, name)
         return out
+
+    def _pass_(
+        self,
+        name: str,
+        what: _Carried,
+        shapes: dict[int, tuple[int, ...]],
+        args: Any,
+        kwargs: Any,
+        out: Tensor,
+    ) -> None:
+        """Say that `out` has the channels of the first argument, if it has."""
+        x = args[0] if args else kwargs.get("input")
+        # Otherwise they are those of another argument, or of a tensor in a list.
+        if isinstance(x, Tensor) and self.carried.get(id(x)) == what:
+            same_type = name in _CASTS or out.dtype == x.dtype
+            passed = _passed(name, what, shapes[id(x)], args, kwargs, out)
+            if passed is not None and same_type and out.is_floating_point():
+                self._carry_(out, passed)
+                return
+        self._block_all([what], name)
 
     def block(self, tensor: Tensor, reason: str) -> None:
         if id(tensor) in self.carried:
