@@ -9,11 +9,14 @@ from overhaul.quantization._calibration import (
     MinMax,
     MovingAverage,
     Percentile,
+    Seen,
     SquaredError,
 )
 from overhaul.quantization._cross_layer_equalization import CrossLayerEqualization
 from overhaul.quantization._gptq import Gptq
 from overhaul.quantization._integer_map import WeightForm
+from overhaul.quantization._layer_inputs import Geometry, LayerInputs
+from overhaul.quantization._plan import Plan
 from overhaul.quantization._quantize import Quantize
 from overhaul.quantization._quantize_layers import LayerForm, QuantizeLayers
 from overhaul.quantization._repair import QuantizationRepair
@@ -29,16 +32,20 @@ __all__ = [
     "Channels",
     "CrossLayerEqualization",
     "Entropy",
+    "Geometry",
     "Gptq",
     "LayerForm",
+    "LayerInputs",
     "MinMax",
     "MovingAverage",
     "Percentile",
+    "Plan",
     "QuantizationRepair",
     "Quantize",
     "QuantizeLayers",
     "Rescaling",
     "RoundingRepair",
+    "Seen",
     "SmoothQuant",
     "SquaredError",
     "WeightForm",

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -69,33 +70,33 @@ class Rescaling(QuantizationRepair, ABC):
         integers = any(form.inputs or form.output for form in plan.layers.values())
         state = _State(model, forms, inputs, integers)
         before = [each.double() for each in _outputs(model, batches[0])]
-        moved: list[tuple[Channels, Tensor]] = []
+        moved: list[tuple[_Move, Tensor]] = []
         for _ in range(self.rounds):
             for flow in flows:
                 if flow.blocked is None and any(each.weight in inputs for each in flow.readers):
-                    channels = Channels(flow, state)
-                    s = self._best(channels)
+                    move = _Move(flow, state)
+                    s = self._best(move)
                     if s is not None:
-                        channels.move_(s)
-                        moved.append((channels, s))
+                        move.move_(s)
+                        moved.append((move, s))
         same = _alike(before, _outputs(model, batches[0]))
         if not same:
-            for channels, s in reversed(moved):
-                channels.move_(1 / s)
+            for move, s in reversed(moved):
+                move.move_(1 / s)
             reason = "the model would not compute the same: what reads the channels was not seen"
             ctx.log("skipped", "", reason=reason, detail=detail)
         for name, first in state.first.items():
             last = state.error(name) if same else first
             ctx.log("repair_error", last, detail={**detail, "layer": name, "before": first})
 
-    def _best(self, channels: "Channels") -> Tensor | None:
+    def _best(self, move: "_Move") -> Tensor | None:
         """Return the scale with the least error; None if it is best to leave all as it is."""
-        best, least = None, sum(channels.errors().values())
-        for s in self.candidates(channels):
+        best, least = None, sum(move.errors().values())
+        for s in self.candidates(move.channels):
             s = torch.where(s.isfinite() & (s > 0), s, 1.0).clamp(1e-4, 1e4)
-            errors = channels.errors(s)
+            errors = move.errors(s)
             error = sum(errors.values())
-            if error < least and channels.no_worse(errors):
+            if error < least and move.no_worse(errors):
                 best, least = s, error
         return best
 
@@ -172,8 +173,9 @@ class _State:
         return out.repeat_interleave(groups * outputs // len(out)).view(groups, 1, outputs)
 
 
+@dataclass(frozen=True)
 class Channels:
-    """Some channels, and what is known of their values and weights.
+    """What is known of some channels: of their values and of the weights around them.
 
     Attributes:
         weights: `[C]`, the largest magnitude in the weights that read each.
@@ -182,23 +184,27 @@ class Channels:
         root_mean_square: `[C]`, of its values.
     """
 
+    weights: Tensor
+    made_by: Tensor
+    largest: Tensor
+    root_mean_square: Tensor
+
+
+class _Move:
+    """A scale that may be moved, on the model as it is now."""
+
     def __init__(self, flow: ChannelFlow, state: _State) -> None:
-        """Look at the model as it is now."""
         self._flow, self._state = flow, state
         maker = flow.makers[0]
-        tensor = state.model.get_parameter(maker.name).detach()
-        self.made_by = (
-            tensor.abs().movedim(maker.dim, 0).flatten(1).amax(1)
-            if (tensor.ndim > 1)
-            else tensor.abs()
-        )
-        own = [(reader, self._of(reader)) for reader in flow.readers]
-        self.weights = torch.stack([each for _, each in own]).amax(0)
+        made_by = state.model.get_parameter(maker.name).detach().abs().movedim(maker.dim, 0)
         seen = [reader for reader in flow.readers if reader.weight in state.inputs]
-        self.largest = torch.stack(
-            [state.inputs[each.weight].largest.view(-1, each.repeat).amax(1) for each in seen]
-        ).amax(0)
-        self.root_mean_square = torch.stack([self._square(each) for each in seen]).mean(0).sqrt()
+        largest = [state.inputs[r.weight].largest.view(-1, r.repeat).amax(1) for r in seen]
+        self.channels = Channels(
+            weights=torch.stack([self._of(reader) for reader in flow.readers]).amax(0),
+            made_by=made_by.reshape(flow.channels, -1).amax(1),
+            largest=torch.stack(largest).amax(0),
+            root_mean_square=torch.stack([self._square(each) for each in seen]).mean(0).sqrt(),
+        )
 
     def errors(self, s: Tensor | None = None) -> dict[str, float]:
         """Return the relative error of each layer concerned, after moving s."""
