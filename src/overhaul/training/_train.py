@@ -199,12 +199,12 @@ class _Loop:
                     break
                 stopped = self._run_epoch_(epoch, advance)
                 self._save_checkpoint(epoch, stopped)
-        for constraint in self.constraints:
-            constraint.release_()
         self.hardware.unwrap_()
         if self.plan.keep == "best":
             load_tensors_(self.model, self.best.tensors)
             self.ctx.log("best_epoch", self.best.epoch, reason=self._why_not_better())
+        for constraint in self.constraints:
+            constraint.release_()
         if self.channels_last:
             self.model.to(memory_format=torch.contiguous_format)
 
