@@ -50,6 +50,7 @@ def test_another_structure_is_refused(tmp_path: Path) -> None:
 def test_what_a_run_has_made_of_the_model_is_refused(tmp_path: Path) -> None:
     recipe = Recipe(PruneChannels(macs=0.5))
     run = recipe.run(tiny_cnn(), tiny_task(), out=tmp_path, cost=False, progress=QUIET)
+    assert run.folder.manifest()["goal"] == {"max_drop": 0.01}
     with pytest.raises(ModelError, match=r"as it was before the first step.* not what the run has"):
         load_model(tmp_path, run.model)
 
