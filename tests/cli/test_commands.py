@@ -19,6 +19,7 @@ from overhaul.cli._commands import COMMANDS
 from overhaul.core import OverhaulError
 
 MODULE = """
+import torch
 from torch import nn
 
 print("noise of the user's module")
@@ -26,6 +27,16 @@ print("noise of the user's module")
 
 def net() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(5, 8), nn.Embedding(7, 8)
+        self.fc = nn.Linear(9, 1)
+
+    def forward(self, user, item, age):
+        return self.fc(torch.cat([self.users(user) * self.items(item), age], -1))
 """
 RECIPE = """
 model: cli_nets:net
@@ -198,6 +209,25 @@ def test_profile_shows_what_can_be_removed(folder: Path) -> None:
     assert "Nothing of this model can be removed." in text
 
 
+@pytest.mark.parametrize(
+    "shapes", [("2:5", "2:7", "2,1"), ("item=2:7", "age=2,1", "user=2:5")], ids=["order", "names"]
+)
+def test_profile_takes_several_inputs_and_whole_numbers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, shapes: tuple[str, ...]
+) -> None:
+    monkeypatch.syspath_prepend(folder)
+    given = [argument for shape in shapes for argument in ("--shape", shape)]
+    found = document("profile", "cli_nets:Pair", *given, "--prunable")
+    (group,) = found["groups"]
+    assert (group["units"], found["not_prunable"]) == (8, [])
+    facts = document("profile", "cli_nets:Pair", *given)["facts"]
+    values = {fact["name"]: fact["value"] for fact in facts}
+    assert values["macs"] == 9
+    assert "floats, or whole numbers below N with SIZES:N" in refusal(
+        "profile", "cli_nets:Pair", "--shape", "2", exit_code=3
+    )
+
+
 def test_verify_says_what_it_checked(folder: Path) -> None:
     artifact = folder / "run" / "artifact"
     assert document("verify", artifact)["files"] >= 2
@@ -241,6 +271,9 @@ def test_schema_accepts_the_recipe() -> None:
         (("evaluate", "nowhere.yaml"), 2, "there is no recipe file"),
         (("profile", "torch.nn:Flatten"), 2, "--shape is needed"),
         (("profile", "torch.nn:Flatten", "--shape", "1,-3"), 2, "got '1,-3'"),
+        (("profile", "torch.nn:Flatten", "--shape", "1,3:0"), 2, "got '1,3:0'"),
+        (("profile", "torch.nn:Flatten", "--shape", "a=1", "--shape", "1"), 2, "got a=1, 1."),
+        (("profile", "torch.nn:Flatten", "--shape", "a=1", "--shape", "a=1"), 2, "of its own"),
         (("profile", "torch.nn:Flaten", "--shape", "1,3"), 2, "Did you mean 'Flatten'"),
         (("profile", "torch.nn:Flatten", "--shape", "1,3", "--weights", "x.pt"), 3, "no weights"),
         (("profile", "torchvision.models:resnet18", "--shape", "1,1,8,8"), 3, "the model fails"),

@@ -69,8 +69,29 @@ def test_a_file_that_was_cut_off_is_found(tmp_path: Path, suffix: str) -> None:
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     save_file(nn.Linear(1, 1).state_dict(), tmp_path / "a.safetensors")
-    with pytest.raises(ModelError, match=r"do not belong to this Net: .*Missing key"):
+    with pytest.raises(ModelError, match=r"do not belong to this Net: .* is missing"):
         Network(factory=Net, weights=str(tmp_path / "a.safetensors")).build()
+
+
+def test_weights_of_another_shape_are_named_and_those_of_a_run_point_to_what_loads_them(
+    tmp_path: Path,
+) -> None:
+    narrow = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+
+    def wide() -> nn.Module:
+        return nn.Sequential(*(nn.Linear(3, 3) for _ in range(3)))
+
+    save_file(narrow.state_dict(), tmp_path / "weights.safetensors")
+    network = Network(factory=wide, weights=str(tmp_path / "weights.safetensors"))
+    with pytest.raises(
+        ModelError,
+        match=r"0.weight is \[2, 2\] and the model's \[3, 3\]; .*; and 3 more. Give the f",
+    ):
+        network.build()
+    (tmp_path / "manifest.json").write_text("{}", "utf-8")
+    (tmp_path / "steps").mkdir()
+    with pytest.raises(ModelError, match=rf"`overhaul.load_model\('{tmp_path}', original\)` makes"):
+        network.build()
 
 
 def test_a_missing_file_is_named_with_the_folder_that_was_looked_in() -> None:

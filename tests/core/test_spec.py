@@ -240,3 +240,25 @@ def test_two_objects_do_not_share_a_default() -> None:
 def test_equality_is_by_class_and_value(left: Spec, right: Spec, same: bool) -> None:
     assert (left == right) is same
     assert not same or hash(left) == hash(right)
+
+
+def test_values_without_the_name_of_their_field_are_refused() -> None:
+    by_position: Any = Apple
+    with pytest.raises(
+        SpecError, match=r"Apple takes its fields by name, got 0.5 without one. Write"
+    ):
+        by_position(0.5)
+    with pytest.raises(SpecError, match=r"Write Apple\(weight_g=...\). Known: weight_g, colour"):
+        by_position(1, Colour.BLUE)
+
+
+def test_one_spec_is_no_list_of_specs() -> None:
+    with pytest.raises(
+        SpecError, match=r"`fruits` of basket must be a list, got Apple\(\). Write fr"
+    ):
+        Basket(fruits=Apple())
+
+
+def test_a_spec_of_another_kind_is_refused_with_the_kind_that_is_wanted() -> None:
+    with pytest.raises(SpecError, match=r"`exact` of fruit_salad must be a Apple, got Basket"):
+        FruitSalad(exact=Basket(fruits=()))

@@ -116,6 +116,37 @@ def test_the_sentence() -> None:
 
 
 @pytest.mark.parametrize(
+    ("interval", "p", "effect", "is_said"),
+    [
+        ((-0.0618, -0.0024), 0.052, "harm shown", True),
+        ((-0.0618, 0.0004), 0.049, "no gain shown", True),
+        ((-0.0618, -0.0024), 0.03, "harm shown", False),
+        ((-0.0618, 0.0004), 0.06, "no gain shown", False),
+    ],
+)
+def test_where_p_value_and_interval_disagree_the_sentence_says_which_counts(
+    interval: tuple[float, float], p: float, effect: str, is_said: bool
+) -> None:
+    found = Comparison(
+        metric="accuracy",
+        higher_is_better=True,
+        subject="final",
+        reference="control",
+        value=0.90,
+        reference_value=0.93,
+        difference=-0.03,
+        interval=interval,
+        method="Tango score interval",
+        mcnemar_p=p,
+        n=359,
+        max_drop=0.02,
+        status="not proved",
+    )
+    assert found.effect == effect
+    assert ("the words follow the interval" in found.evidence()) == is_said
+
+
+@pytest.mark.parametrize(
     ("counts", "effect"),
     [
         ((100, 40, 5, 10), "gain shown"),

@@ -62,7 +62,7 @@ EXPECTED: dict[str, tuple[type[oh.OverhaulError], tuple[str, ...]]] = {
     ),
     "weights_of_another_network": (
         oh.ModelError,
-        ("'other.pt' do not belong to this Sequential", "size mismatch", "Give the factory"),
+        ("'other.pt' do not belong to this Sequential", "and the model's", "Give the factory"),
     ),
     "weights_of_a_whole_module": (
         oh.ModelError,

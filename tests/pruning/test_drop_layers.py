@@ -301,3 +301,82 @@ def test_a_model_that_cannot_be_watched_is_refused(make_context: MakeContext) ->
     model = Shy(tiny_residual())
     with pytest.raises(ModelError, match=r"while its layers are watched \(RuntimeError: no hooks"):
         DropLayers(count=1).apply(model, make_context(model))
+
+
+class Gate(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale: Tensor = torch.sigmoid(self.fc(x.mean((2, 3))))[:, :, None, None]
+        return x * scale
+
+
+class Gated(nn.Module):
+    """A block with a part that keeps the shape, whether or not the block does."""
+
+    def __init__(self, width: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride, 1)
+        self.se = Gate(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.se(self.conv(x))
+        return x + out if out.shape == x.shape else out
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.b1, self.b2, self.b3 = Gated(1), Gated(1, stride=2), Gated(1)
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.b3(self.b2(self.b1(x))).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("patterns", "goes", "stays"),
+    [
+        (("b3",), ["b3"], []),
+        (("b3", "b3.se"), ["b3"], []),
+        (("b3.se",), ["b3.se"], []),
+        (("b?",), ["b1", "b3"], ["b2"]),
+        (("*.se",), ["b1.se", "b2.se", "b3.se"], []),
+    ],
+)
+def test_a_pattern_names_the_outermost_module_that_it_matches(
+    make_context: MakeContext, patterns: tuple[str, ...], goes: list[str], stays: list[str]
+) -> None:
+    model = Named()
+    ctx = make_context(deepcopy(model))
+    DropLayers(count=len(goes), layers=patterns).apply(model, ctx)
+    assert sorted(dropped(ctx)) == goes
+    assert [fact.value for fact in ctx.facts if fact.name == "skipped"] == stays
+
+
+@pytest.mark.parametrize("patterns", [("b2",), ("b1", "b2", "b3")])
+def test_a_named_layer_that_cannot_go_is_refused_with_the_reason(
+    make_context: MakeContext, patterns: tuple[str, ...]
+) -> None:
+    model = Named()
+    ctx = make_context(deepcopy(model))
+    with pytest.raises(ModelError, match=r"'b2' cannot go: it makes \[2, 1, 4, 4\] float32 of"):
+        DropLayers(count=1, layers=patterns).apply(model, ctx)
+    with pytest.raises(ModelError, match=r"'b3' cannot go: `exclude` names it, or a part of it"):
+        DropLayers(count=1, layers=("b3",), exclude=("b3.se",)).apply(model, ctx)
+    assert ctx.edits == []
+
+
+def test_a_list_of_layers_stands_for_the_layers_in_it(make_context: MakeContext) -> None:
+    model = Stack(Layer("full"), Layer("full"), Layer("full", more=True))
+    ctx = make_context(deepcopy(model), task=sequences())
+    DropLayers(count=2, layers=("layers",)).apply(model, ctx)
+    assert sorted(dropped(ctx)) == ["layers.0", "layers.1"]
+    (skipped,) = [fact for fact in ctx.facts if fact.name == "skipped"]
+    assert (skipped.value, skipped.reason) == (
+        "layers.2",
+        "it returns more than one thing, and nothing could stand for the rest",
+    )

@@ -112,7 +112,8 @@ def test_excluded_and_frozen_parts_stay(make_context: MakeContext) -> None:
     model = tiny_cnn()
     before = deepcopy(model)
     ctx = make_context(before)
-    GroupLasso(weight=0.1, exclude=("fc",)).bind(model, ctx).project_()
+    with pytest.raises(ModelError, match=r"All 1 groups are in `exclude`, or frozen"):
+        GroupLasso(weight=0.1, exclude=("fc",)).bind(model, ctx)
     assert torch.equal(model.conv.weight, before.conv.weight)
     model.fc.requires_grad_(False)
     GroupLasso(weight=0.1).bind(model, ctx).project_()
@@ -127,3 +128,45 @@ def test_wrong_values_are_refused() -> None:
         GroupLasso(weight=0)
     with pytest.raises(SpecError, match=r"`growth` .* got -1"):
         GroupLasso(weight=1, growth=-1)
+
+
+def zero_units(ctx: Context) -> tuple[object, dict[str, object], str | None]:
+    (fact,) = [fact for fact in ctx.facts if fact.name == "zero_units"]
+    return fact.value, fact.detail, fact.reason
+
+
+def test_it_says_how_many_units_are_zero_in_the_weights_that_are_kept(
+    make_context: MakeContext,
+) -> None:
+    strong = GroupLasso(weight=1.0)
+    for keep, zeros in (("last", 6), ("best", 0)):
+        ctx = make_context(tiny_cnn())
+        ctx.checkpoints._path = ctx.checkpoints._path / keep
+        plan = Train(epochs=1, batch_size=8, constraints=(strong,), keep=keep)
+        plan.apply(tiny_cnn(), ctx)
+        value, detail, reason = zero_units(ctx)
+        assert (value, detail["of"]) == (zeros, 6)
+        assert (reason is None) == (zeros > 0)
+    assert detail["near_zero"] == 6  # those from before the training
+
+
+@torch.no_grad()
+def test_units_near_zero_are_counted(make_context: MakeContext) -> None:
+    model = tiny_cnn()
+    for tensor in (model.conv.weight, model.conv.bias, model.bn.weight, model.bn.bias):
+        assert tensor is not None
+        tensor[:2] *= 1e-6
+    model.fc.weight[:, : 2 * 16] *= 1e-6
+    ctx = make_context(model)
+    GroupLasso(weight=1e-5).bind(model, ctx).release_()
+    value, detail, reason = zero_units(ctx)
+    assert (value, detail) == (0, {"of": 6, "near_zero": 2})
+    assert reason is not None
+
+
+def test_a_model_without_units_is_refused(make_context: MakeContext) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(ModelError, match=r"no unit to shrink. Nothing of .* is the model's output"):
+        GroupLasso(weight=0.1).bind(model, make_context(model))
+    with pytest.raises(ModelError, match=r"All 1 groups are in `exclude`, or frozen"):
+        GroupLasso(weight=0.1, exclude=("*",)).bind(tiny_cnn(), make_context(tiny_cnn()))

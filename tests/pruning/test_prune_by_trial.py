@@ -70,6 +70,8 @@ def test_no_more_trials_than_allowed(tmp_path: Path) -> None:
 def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="'nowhere' matches nothing"):
         PruneByTrial(exclude=("nowhere",)).apply(net(), context(tmp_path, net()))
+    with pytest.raises(ModelError, match=r"apart from `exclude` \(\*\). `overhaul profile --prun"):
+        PruneByTrial(exclude=("*",)).apply(net(), context(tmp_path, net()))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,11 @@ def test_the_facts_are_alike_whichever_step_removes(
     assert fact.value == removed
     found = {fact.name: fact.value for fact in ctx.facts}
     if not removed:
-        assert fact.reason == "no trial showed that the loss allows a removal"
+        assert fact.reason == (
+            "no removal was shown to be tolerable: of 1 trial, in 0 the loss rose too much, 1 were "
+            "open after all their samples, 0 could not be made. More samples of val, or a larger "
+            "`tolerance`, decide more of them"
+        )
         assert "kept_macs" not in found
         return
     assert fact.detail == {"group": "1", "of": 8, "kind": "channels"}

@@ -18,6 +18,7 @@ from overhaul.pruning import (
     GeometricMedian,
     LeastSquares,
     Magnitude,
+    PruneByTrial,
     PruneChannels,
     Random,
     Taylor,
@@ -108,7 +109,7 @@ def test_measured_targets_leave_a_table(tmp_path: Path) -> None:
     model = PruneChannels(latency_ms=1000.0).apply(net(), ctx)
     assert model.get_parameter("0.weight").shape[0] == 8
     assert values(ctx, "removed_units") == [0]
-    with pytest.raises(ModelError, match=r"and 0\.00 ms was asked for"):
+    with pytest.raises(ModelError, match=r"and 0\.0001 ms was asked for"):
         PruneChannels(latency_ms=0.0001).apply(net(), ctx)
     ctx.facts.clear()
     PruneChannels(macs=0.5, multiple="measured").apply(net(), ctx)
@@ -271,7 +272,9 @@ def test_hidden_units_of_an_lstm_go_alone_when_asked(tmp_path: Path) -> None:
         ({}, "exactly one of"),
         ({"macs": 0.5, "params": 0.5}, "macs and params"),
         ({"macs": 1.2}, "fraction that is kept"),
-        ({"macs": 0.5, "rounds": 2}, "belong together"),
+        ({"macs": 0.5, "rounds": 2}, r"belong together, and only one .*`between: {train: {epochs"),
+        ({"fraction": 0.95}, r"`fraction` must not be above `most`.* got 0.95 and 0.9. Write"),
+        ({"fraction": 0.6, "most": 0.5, "scope": "global"}, r"got 0.6 and 0.5"),
         ({"macs": 0.5, "multiple": 0}, "`multiple` must be at least 1"),
         ({"macs": 0.5, "kinds": ()}, "`kinds` is empty"),
         ({"macs": 0.5, "criterion": "taylr"}, "taylor"),
@@ -287,9 +290,26 @@ def test_wrong_fields_are_refused(fields: dict[str, Any], match: str) -> None:
     [
         ({"macs": 0.5, "exclude": ("nowhere",)}, "`exclude` 'nowhere' matches nothing"),
         ({"macs": 0.5, "layers": ("nowhere",)}, "`layers` 'nowhere' matches nothing"),
-        ({"macs": 0.5, "exclude": ("0", "3", "7", "9")}, "no group is left"),
+        (
+            {"macs": 0.5, "exclude": ("0", "3", "7", "9")},
+            r"no group is left to prune: of 3 groups \(3 of channels\), `exclude` \(0, 3, 7, 9\) "
+            "leaves none",
+        ),
+        (
+            {"macs": 0.5, "layers": ("0",), "exclude": ("3",)},
+            r"of 3 .*, `layers` \(0\) leaves 1 group \(1 of channels\), `exclude` \(3\) leaves",
+        ),
+        (
+            {"macs": 0.5, "layers": ("7",), "criterion": BatchNormScale()},
+            r"of 2 groups .*, BatchNormScale has nothing to judge one by. Take another `criterion`",
+        ),
+        (
+            {"macs": 0.5, "multiple": 64},
+            r"keeps at least 1.000 .* `multiple` \(64\) that is in the",
+        ),
+        ({"latency_ms": 1e-6}, r"takes 0\.[0-9]+ ms .* and 1e-06 ms was asked for"),
         ({"macs": 0.001}, "keeps at least"),
-        ({"macs": 0.5, "kinds": ("heads",)}, "no group is left"),
+        ({"macs": 0.5, "kinds": ("heads",)}, r"`kinds` \(heads\) leaves none"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_changes(
@@ -359,3 +379,95 @@ def test_a_model_that_names_float32_is_pruned(tmp_path: Path) -> None:
     assert values(ctx, "kept_macs")[0] <= 0.5
     assert 0 < values(ctx, "removal_error")[0] < 1e-4
     assert smaller(torch.rand(5, 1, 8, 8)).shape == (5, 3)
+
+
+@pytest.mark.parametrize("target", [{"fraction": 0.5}, {"params": 0.5}])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_most_holds_over_all_rounds(tmp_path: Path, target: dict[str, Any], scope: Any) -> None:
+    """Per round, a group of 8 of which half may go would have 2 left after two of them."""
+    step = PruneChannels(**target, most=0.5, scope=scope, rounds=3, between=Train(epochs=1))
+    smaller = step.apply(net(), context(tmp_path, net()))
+    sizes = [len(smaller.get_parameter(f"{layer}.weight")) for layer in (0, 3, 7)]
+    assert all(now >= before / 2 for now, before in zip(sizes, (8, 12, 16), strict=True))
+    assert sum(sizes) < 36
+
+
+def test_a_target_that_most_does_not_allow_is_refused_in_the_last_round(tmp_path: Path) -> None:
+    step = PruneChannels(params=0.2, most=0.3, rounds=2, between=Train(epochs=1))
+    with pytest.raises(
+        ModelError, match=r"keeps at least 0\.\d+ of its parameters .* `most` \(0.3"
+    ):
+        step.apply(net(), context(tmp_path, net()))
+
+
+def test_a_fraction_of_which_no_unit_is_whole_is_said(tmp_path: Path) -> None:
+    ctx = context(tmp_path, net())
+    PruneChannels(fraction=0.01).apply(net(), ctx)
+    (fact,) = [fact for fact in ctx.facts if fact.name == "removed_units"]
+    assert fact.reason == (
+        "no group loses a whole unit: `fraction` is 0.01, and the largest group has 16 units"
+    )
+    ctx = context(tmp_path, net())
+    PruneChannels(latency_ms=1e4).apply(net(), ctx)
+    (fact,) = [fact for fact in ctx.facts if fact.name == "removed_units"]
+    assert fact.reason == "the model meets the target as it is"
+
+
+class Tables(nn.Module):
+    """Two tables of which the columns can go, and one that makes the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(5, 8), nn.Embedding(6, 8)
+        self.bias = nn.Embedding(5, 3)
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        both = torch.cat([self.user(user), self.item(item)], -1)
+        logits: Tensor = self.fc(both) + self.bias(user)
+        return logits
+
+
+def test_a_table_of_which_columns_go_is_not_said_to_be_left(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = {
+        "user": torch.randint(0, 5, (40,), generator=generator),
+        "item": torch.randint(0, 6, (40,), generator=generator),
+        "labels": torch.arange(40) % 3,
+    }
+    task = Classification(train=data)
+    ctx = context(tmp_path, Tables(), task)
+    smaller = PruneChannels(fraction=0.5).apply(Tables(), ctx)
+    assert smaller.get_parameter("fc.weight").shape == (3, 8)
+    assert values(ctx, "skipped") == []
+
+
+class Viewed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.fc = nn.Linear(256, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.conv(x).view(-1, 256))
+        return logits
+
+
+@pytest.mark.parametrize("step", [PruneChannels(macs=0.5), PruneByTrial()])
+def test_a_size_in_the_program_is_refused_with_what_to_write(tmp_path: Path, step: Any) -> None:
+    with pytest.raises(ModelError, match=r"written as the number 256 .* `x.flatten\(1\)` for") as e:
+        step.apply(Viewed(), context(tmp_path, Viewed()))
+    assert str(e.value).count("conv(x)") == 1
+
+
+def test_a_model_of_one_layer_is_refused_with_the_reason(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(ModelError, match=r"What its layers make is the model's output, and noth"):
+        PruneChannels(macs=0.5).apply(model, context(tmp_path, model))
+
+
+def test_a_group_that_stays_is_said_once_in_all_rounds(tmp_path: Path) -> None:
+    step = PruneChannels(macs=0.9, criterion=BatchNormScale(), rounds=3, between=Train(epochs=1))
+    ctx = context(tmp_path, net())
+    step.apply(net(), ctx)
+    assert sorted(values(ctx, "skipped")) == ["3", "7"]

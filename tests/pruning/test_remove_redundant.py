@@ -585,3 +585,125 @@ def test_a_model_that_cannot_be_watched_is_refused(make_context: MakeContext) ->
     model = Shy(tiny_cnn())
     with pytest.raises(ModelError, match=r"operations are watched \(RuntimeError: nobody looks"):
         RemoveRedundant().apply(model, make_context(deepcopy(model)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        layer = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[kind]
+        self.rnn = layer(4, 6, num_layers=2, batch_first=True, bidirectional=True)
+        self.fc = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.rnn(x)[0].mean(1))
+        return logits
+
+
+@torch.no_grad()
+def unread_(model: Recurrent, unit: int) -> None:
+    """Let nothing read a unit: the graph has one for that of all layers and directions."""
+    for name, weight in model.rnn.named_parameters():
+        if weight.ndim > 1 and "ih_l0" not in name:
+            weight[:, unit::6] = 0
+    model.fc.weight[:, unit::6] = 0
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
+def test_recurrent_units_that_nothing_reads_go(make_context: MakeContext, kind: str) -> None:
+    model = Recurrent(kind)
+    unread_(model, 1)
+    unread_(model, 4)
+    with torch.no_grad():
+        model.fc.weight[:, 3] = 0  # this one is still read by the layer itself
+    smaller, _, counts = removed(model, make_context, 5, 4)
+    assert counts == {"dead": 2, "constant": 0, "duplicate": 0, "proportional": 0}
+    assert smaller.get_parameter("rnn.weight_hh_l1_reverse").shape[1] == 4
+    assert smaller.get_parameter("fc.weight").shape == (3, 8)
+
+
+def test_one_of_all_dead_recurrent_units_stays(make_context: MakeContext) -> None:
+    model = Recurrent("gru")
+    for unit in range(6):
+        unread_(model, unit)
+    smaller, _, counts = removed(model, make_context, 5, 4)
+    assert counts["dead"] == 5
+    assert smaller.get_parameter("rnn.weight_hh_l0").shape == (3, 1)
+
+
+class Attention(nn.Module):
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.embed = nn.Linear(4, 8)
+        if own:
+            self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        else:
+            self.attn = nn.MultiheadAttention(8, 4, batch_first=True)
+        self.fc = nn.Linear(8, 3)
+        self.width, self.own = 2, own
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        if self.own:
+            b, t, _ = x.shape
+            q, k, v = (
+                part.view(b, t, -1, self.width).transpose(1, 2)
+                for part in self.qkv(x).chunk(3, dim=-1)
+            )
+            y = nn.functional.scaled_dot_product_attention(q, k, v)
+            y = self.out(y.transpose(1, 2).reshape(b, t, -1))
+        else:
+            y = self.attn(x, x, x, need_weights=False)[0]
+        logits: Tensor = self.fc((x + y).mean(1))
+        return logits
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("own", "makes", "reads"),
+    [(False, "attn.in_proj_weight", "attn.out_proj.weight"), (True, "qkv.weight", "out.weight")],
+    ids=["of torch", "of one's own"],
+)
+def test_heads_that_nothing_reads_go(
+    make_context: MakeContext, own: bool, makes: str, reads: str
+) -> None:
+    model = Attention(own)
+    model.get_parameter(reads)[:, 2:4] = 0
+    smaller, _, counts = removed(model, make_context, 5, 4)
+    assert counts["dead"] == 1
+    assert smaller.get_parameter(makes).shape == (18, 8)
+
+
+@torch.no_grad()
+def test_units_that_something_besides_weights_reads_stay(make_context: MakeContext) -> None:
+    class Summed(Recurrent):
+        def forward(self, x: Tensor) -> Tensor:
+            states = self.rnn(x)[0].mean(1)
+            logits: Tensor = self.fc(states)
+            total: Tensor = logits + states.sum(1, keepdim=True)
+            return total
+
+    model = Summed("gru")
+    unread_(model, 2)
+    _, ctx, counts = removed(model, make_context, 5, 4)
+    assert counts["dead"] == 0
+    (skipped,) = [fact for fact in ctx.facts if fact.name == "skipped"]
+    assert "something else than the weights of the next layers reads" in (skipped.reason or "")
+
+
+def test_that_nothing_was_found_is_said_with_the_reason(make_context: MakeContext) -> None:
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(256, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.fc(self.conv(x).view(-1, 256))
+            return logits
+
+    _, ctx, counts = removed(Viewed(), make_context, 1, 8, 8)
+    assert sum(counts.values()) == 0
+    (fact,) = [fact for fact in ctx.facts if fact.name == "removed_parameters"]
+    assert "no unit is dead, constant, or equal" in (fact.reason or "")
+    (skipped,) = [fact for fact in ctx.facts if fact.name == "skipped"]
+    assert skipped.value == "conv"
+    assert "written as the number 256" in (skipped.reason or "")

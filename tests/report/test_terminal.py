@@ -36,8 +36,38 @@ def test_a_figure_that_is_cut_off_would_be_seen() -> None:
 def test_reasons_are_numbered_once() -> None:
     text = _printed(step_table(sample_facts()), width=300)
     assert "0 prune_weights [1,2]" in text
-    assert "1 train [3,2]" in text
-    assert " ".join(text.split()).count("a dense kernel multiplies by zero too") == 1
+    assert "1 train [1,2]" in text
+    text = " ".join(text.split())
+    assert "Deflated, the file takes 104 kB. (Figures of '0 prune_weights'.)" in text
+    assert (
+        "60%), but MACs stay at 1.20 M (1.00 x): a dense kernel multiplies by zero too. [3]" in text
+    )
+    assert text.count("a dense kernel multiplies by zero too") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("prune_channels", ("0 prune_", "channels [1]")),
+        ("remove_redundant", ("0 remove_", "redundant [1]")),
+        ("prune_by_trial", ("0 prune_", "by_trial [1]")),
+        ("train", ("0 train [1]",)),
+    ],
+)
+def test_a_long_name_breaks_at_a_word(name: str, lines: tuple[str, ...]) -> None:
+    facts = [fact for fact in sample_facts() if fact.subject not in ("0 prune_weights", "control")]
+    renamed = [
+        fact.model_copy(update={"subject": f"0 {name}"})
+        for fact in sample_facts()
+        if fact.subject == "0 prune_weights"
+    ]
+    one = [fact.model_copy(update={"reason": "slow"}) for fact in renamed if fact.name == "macs"]
+    others = [fact for fact in renamed if fact.name not in ("macs", "nonzero_parameters")]
+    starts = [
+        line.split("  ")[0] for line in _printed(step_table([*facts, *others, *one])).splitlines()
+    ]
+    place = starts.index(lines[0])
+    assert tuple(starts[place : place + len(lines)]) == lines
 
 
 def test_markup_in_a_name_is_text() -> None:

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from overhaul.core import ModelError, Progress, RunFolderError, model_tensors
 from overhaul.distillation import SwapModel
-from overhaul.pruning import PruneWeights
+from overhaul.pruning import PruneChannels, PruneWeights
 from overhaul.running import Recipe, load_model
 from overhaul.testing import TinyCNN, tiny_cnn, tiny_task
 from overhaul.transfer import ReplaceHead
@@ -41,8 +41,18 @@ def test_the_weights_load_into_the_users_class(tmp_path: Path) -> None:
 def test_another_structure_is_refused(tmp_path: Path) -> None:
     recipe = Recipe(PruneWeights(sparsity=0.5))
     recipe.run(tiny_cnn(), tiny_task(), out=tmp_path, cost=False, progress=QUIET)
-    with pytest.raises(ModelError, match=r"conv.weight is .* Use the factory"):
+    with pytest.raises(ModelError, match=r"not start from a TinyCNN .*conv.weight is .* Pass the"):
         load_model(tmp_path, tiny_cnn(width=9))
+    with pytest.raises(ModelError, match=r"needs a model as `original`, got .* Call the factory"):
+        load_model(tmp_path, tiny_cnn)  # type: ignore[arg-type]
+
+
+def test_what_a_run_has_made_of_the_model_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe(PruneChannels(macs=0.5))
+    run = recipe.run(tiny_cnn(), tiny_task(), out=tmp_path, cost=False, progress=QUIET)
+    assert run.folder.manifest()["goal"] == {"max_drop": 0.01}
+    with pytest.raises(ModelError, match=r"as it was before the first step.* not what the run has"):
+        load_model(tmp_path, run.model)
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:

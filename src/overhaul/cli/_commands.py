@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from torch import Tensor
 
 from overhaul.cli._answer import Answer, resumable
 from overhaul.cli._demo import run_demo
@@ -148,9 +149,11 @@ def profile(
         str, typer.Argument(metavar="MODEL", help="package.module:factory, or a recipe file.")
     ],
     shape: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="SIZES", help="With a factory: the shape of a batch, such as 1,3,224,224."
+            metavar="[NAME=]SIZES[:N]",
+            help="With a factory: the shape of a batch, such as 1,3,224,224; of whole numbers "
+            "below N, such as 1,16:30522. Once for each input, in order or by name: user=1:500.",
         ),
     ] = None,
     weights: Annotated[
@@ -170,13 +173,13 @@ def profile(
     else:
         with seeded(0):
             network = Network(factory=import_object(model), weights=weights).build()
-        batch = _random_batch(shape)
+        batch = _random_batch(shape or [])
     problem = forward_problem(network, batch)
     if problem is not None:
         raise ModelError(
-            f"{problem}. With a factory the inputs are random floats of the shape in --shape; give "
-            "the shape that the model takes. If it takes no floats, give a recipe file, whose data "
-            "is used."
+            f"{problem}. With a factory the inputs are random numbers of the shapes in --shape: "
+            "floats, or whole numbers below N with SIZES:N (--shape 1,16:30522). Give --shape once "
+            "for each input that the model takes, or a recipe file, whose data is used."
         )
     if prunable:
         return prunable_answer(network, batch)
@@ -265,17 +268,36 @@ def _import_from_here(recipe: Path) -> None:
             sys.path.insert(0, folder)
 
 
-def _random_batch(shape: str | None) -> Batch:
-    if shape is None:
+def _random_batch(shapes: Sequence[str]) -> Batch:
+    """Return a batch of random inputs, one for each `[NAME=]SIZES[:N]`."""
+    if not shapes:
         raise SpecError("--shape is needed with a factory. Write it like --shape 1,3,224,224.")
-    sizes = [int(size) if size.strip().isdecimal() else 0 for size in shape.split(",")]
-    if min(sizes) < 1:
+    generator = torch.Generator().manual_seed(0)
+    names = [shape.rpartition("=")[0] for shape in shapes]
+    inputs = [_random_input(shape.rpartition("=")[2], shape, generator) for shape in shapes]
+    if len({bool(name) for name in names}) > 1 or (names[0] and len(set(names)) < len(names)):
         raise SpecError(
-            f"--shape must be whole numbers above 0 with commas between them, got '{shape}'. Write "
-            "it like --shape 1,3,224,224."
+            "--shape must be given with a name of its own for each input, or with none, got "
+            f"{', '.join(shapes)}. Write it like --shape user=2:500 --shape item=2:900."
         )
-    inputs = torch.randn(sizes, generator=torch.Generator().manual_seed(0))
-    return Batch((inputs,), torch.zeros(sizes[0]), torch.arange(sizes[0]))
+    size = len(inputs[0])
+    given = dict(zip(names, inputs, strict=True)) if names[0] else tuple(inputs)
+    return Batch(given, torch.zeros(size), torch.arange(size))
+
+
+def _random_input(text: str, whole: str, generator: torch.Generator) -> Tensor:
+    shape, colon, high = text.partition(":")
+    sizes = [int(size) if size.strip().isdecimal() else 0 for size in shape.split(",")]
+    below = int(high) if high.strip().isdecimal() else 0
+    if min(sizes) < 1 or (colon and below < 1):
+        raise SpecError(
+            "--shape must be whole numbers above 0 with commas between them, and may end with "
+            f":N for whole numbers below N, got '{whole}'. Write it like --shape 1,3,224,224 or "
+            "--shape 1,16:30522."
+        )
+    if colon:
+        return torch.randint(below, sizes, generator=generator)
+    return torch.randn(sizes, generator=generator)
 
 
 def _plain(facts: Sequence[Fact]) -> list[Any]:

@@ -16,7 +16,8 @@ def prunable_answer(model: nn.Module, batch: Batch) -> Answer:
         {"layer": each.tensor, "positions": each.count, "reason": str(each.reason)}
         for each in graph.refusals
     ]
-    lines = [_table(groups)] if groups else ["Nothing of this model can be removed."]
+    nothing = f"Nothing of this model can be removed. {'' if refused else graph.main_reason}"
+    lines = [_table(groups)] if groups else [nothing.rstrip()]
     if refused:
         lines.append("\nNot prunable:")
         lines += [f"  {each['layer']} ({each['positions']}): {each['reason']}" for each in refused]

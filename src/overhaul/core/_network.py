@@ -74,11 +74,36 @@ def load_weights_(model: nn.Module, path: Path) -> None:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        text = " ".join(str(error).split())
         raise ModelError(
-            f"the weights in '{path}' do not belong to this {type(model).__name__}: {text[:600]} "
-            "Give the factory, with its arguments, of the network that they were saved from."
+            f"the weights in '{path}' do not belong to this {type(model).__name__}: "
+            f"{_differences(model, state) or ' '.join(str(error).split())}. {_what_to_do(path)}"
         ) from None
+
+
+def _differences(model: nn.Module, state: Mapping[str, Any]) -> str:
+    """Say in which tensors a state dict and a model differ: the first ones, and how many."""
+    own = model.state_dict()
+    found = [f"{name} is missing" for name in own if name not in state]
+    found += [f"{name} is not in the model" for name in state if name not in own]
+    for name, value in state.items():
+        shapes = [list(getattr(each, "shape", ())) for each in (value, own.get(name, value))]
+        if shapes[0] != shapes[1]:
+            found.append(f"{name} is {shapes[0]} and the model's {shapes[1]}")
+    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return "; ".join(found[:_SHOWN]) + more
+
+
+_SHOWN = 3
+
+
+def _what_to_do(path: Path) -> str:
+    if (path.parent / "manifest.json").is_file() and (path.parent / "steps").is_dir():
+        return (
+            "They are what a run ended with, and its recipe may have changed the structure. "
+            f"`overhaul.load_model('{path.parent}', original)` makes the network again from the "
+            "model that the run was given."
+        )
+    return "Give the factory, with its arguments, of the network that they were saved from."
 
 
 def _read_state_dict(path: Path) -> Mapping[str, Tensor]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, get_origin
 
 import numpy as np
 import torch
@@ -78,9 +78,27 @@ class Spec(BaseModel):
     bare_field: ClassVar[str | None] = None
     """The field that is meant where a recipe file has a value instead of a mapping of fields."""
 
+    def __new__(cls, *values: Any, **fields: Any) -> Self:
+        """Refuse values without the name of their field, which Python would do in its own words."""
+        if values and cls.__init__ is Spec.__init__:
+            known = list(cls.model_fields)
+            example = f" Write {cls.__name__}({known[0]}=...)." if known else ""
+            raise SpecError(
+                f"{cls.__name__} takes its fields by name, got {', '.join(map(_code, values))} "
+                f"without one.{example} Known: {', '.join(known) or 'none'}."
+            )
+        return super().__new__(cls)
+
     def __init__(self, **fields: Any) -> None:
         """Check the fields; see the class for what they mean."""
         own = self.spec_name()
+        for name, value in fields.items():
+            known = type(self).model_fields.get(name)
+            if isinstance(value, Spec) and known and get_origin(known.annotation) is tuple:
+                # It can be iterated over, so pydantic would take its fields for the items.
+                raise SpecError(
+                    f"`{name}` of {own} must be a list, got {value!r}. Write {name}=[{value!r}]."
+                )
         if list(fields) == [own] and own not in type(self).model_fields:
             # Otherwise this one field would be read as the short form of another object.
             raise SpecError(f"{own} has no field '{own}'. {nearest(own, type(self).model_fields)}")
@@ -370,6 +388,8 @@ def _explain_field(cls: type[Spec], location: tuple[str, ...], details: list[Err
 
 def _rule(detail: ErrorDetails) -> str:
     """Return pydantic's rule in the words of a recipe file."""
+    if detail["type"] == "model_type" and isinstance(detail["input"], Spec):
+        return f"must be a {detail['ctx']['class_name']}"
     if detail["type"] in _RULES:
         return f"must be {_RULES[detail['type']]}"
     return detail["msg"].replace("Input should be", "must be").replace("Tuple should", "must")

@@ -55,7 +55,11 @@ class Comparison(BaseModel):
 
     @property
     def effect(self) -> Effect:
-        """Whether the subject is shown to be better, or worse, than the reference at all."""
+        """Whether the subject is shown to be better, or worse, than the reference at all.
+
+        It is read off the interval, as the status is, whichever the metric. The exact McNemar
+        p-value beside it is of another test: at the edge the two can disagree at 5 %.
+        """
         if self.interval is None:
             return "no gain shown"
         lower, upper = self.interval
@@ -84,7 +88,10 @@ class Comparison(BaseModel):
             parts.append(f"95 % interval {self._signed(lower)} to {self._signed(upper)}")
         if self.mcnemar_p is not None:
             p = "< 0.001" if self.mcnemar_p < 0.001 else f"= {self.mcnemar_p:.2g}"
-            parts.append(f"exact McNemar p {p}")
+            words = f"exact McNemar p {p}"
+            if (self.mcnemar_p < 0.05) != (self.effect != "no gain shown"):
+                words += " (another method than the interval's; the words follow the interval)"
+            parts.append(words)
         return ", ".join([*parts, f"n = {self.n}"])
 
     def _points(self) -> str:

@@ -155,6 +155,24 @@ class Graph:
                 whole.append(each)
         return tuple(each for each in whole if each.reason != OUTPUT)
 
+    @property
+    def main_reason(self) -> str:
+        """What stands against a removal most often, as a sentence; empty where nothing does."""
+        reasons = [str(refused.reason) for refused in self.refusals]
+        if not reasons:
+            only_outputs = any(each.reason == OUTPUT for each in self.unprunable)
+            if self.groups or not only_outputs:
+                return ""
+            return "What its layers make is the model's output, and nothing is in between."
+        most = max(dict.fromkeys(reasons), key=reasons.count)
+        sentence = f"What stands against it most often: {most}."
+        if _WRITTEN in most:
+            sentence += (
+                " Let the size follow instead: `x.flatten(1)` for `x.view(-1, number)`, "
+                "`x.shape[1]` for a number of channels."
+            )
+        return sentence
+
     def gone(self, units: Mapping[str, Sequence[int]]) -> Gone:
         """Return for each label whether it goes with these units."""
         removed = np.zeros(len(self._root), dtype=np.bool_)
@@ -227,6 +245,9 @@ class Graph:
             for name, dim in self.trace.renumbered.items()
             if gone[dim].any()
         }
+
+
+_WRITTEN = "written as the number"
 
 
 def _groups(trace: Trace, root: Positions, free: NDArray[np.bool_]) -> list[Group]:

@@ -292,6 +292,7 @@ def _parts(call: Call, input: Tensor, dim: int) -> list[Dims]:
 def embedding(call: Call, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Dims:
     """Rows of a table, by their number."""
     rows, width = call.dims(weight)
+    call.reads(weight, 0)
     call.fix(rows, "its rows are looked up by number")
     return [*call.dims(input), width]
 
@@ -300,6 +301,7 @@ def embedding(call: Call, input: Tensor, weight: Tensor, *_: Any, **__: Any) -> 
 def embedding_bag(call: Call, input: Tensor, weight: Tensor, *args: Any, **_: Any) -> Dims:
     """Sums or means of rows of a table."""
     rows, width = call.dims(weight)
+    call.reads(weight, 0)
     call.fix(rows, "its rows are looked up by number")
     for tensor in (input, *(arg for arg in args if isinstance(arg, Tensor))):
         for dim in call.dims(tensor):

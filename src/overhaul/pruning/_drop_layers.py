@@ -1,8 +1,6 @@
 """`DropLayers`: whole layers are taken out, those that are missed least."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import ClassVar, Self
 
@@ -19,10 +17,9 @@ from overhaul.core import (
     Traits,
     evaluating,
     matching_names,
-    replace_module_,
 )
 from overhaul.evaluation import count_macs, model_device
-from overhaul.pruning._droppable import droppable
+from overhaul.pruning._droppable import droppable, without
 from overhaul.pruning._replace_by_identity import ReplaceByIdentity
 
 _TARGETS = ("count", "fraction", "macs")
@@ -50,15 +47,16 @@ class DropLayers(Step):
         fraction: Which fraction of those that can go goes, in (0, 1); rounded, at least one.
         macs: Go on until at most this fraction of the multiply-accumulate operations is left, in
             (0, 1).
-        layers: Patterns of module paths: what they match can go, wherever it is. Default: as above.
+        layers: Patterns of module paths: what they match can go, wherever it is; of what is inside
+            each other, the outermost (`b3` is the block, not a part of it). Default: as above.
         exclude: Patterns of module paths that stay.
         samples: How many samples of `val` the loss is measured on, drawn at random. Default 512.
         batch_size: Samples in one forward pass. Default 64.
 
     Raises:
         SpecError: not exactly one target is given.
-        ModelError: a pattern matches nothing, or the target cannot be reached; the model is then as
-            before.
+        ModelError: a pattern matches nothing or nothing that can go, or the target cannot be
+            reached; the model is then as before.
 
     Example:
         >>> DropLayers(count=1)
@@ -100,12 +98,10 @@ class DropLayers(Step):
         """Measure and drop until the target is met."""
         batch = next(ctx.data.train.in_order(2)).to(model_device(model))
         modules = dict(model.named_modules())
-        wanted = matching_names(modules, self.layers, "layers") if self.layers else None
         spared = matching_names(modules, self.exclude, "exclude") if self.exclude else set()
-        ways = droppable(model, batch, wanted, spared)
-        for path, why in _failing(model, batch, ways).items():
-            ctx.log("skipped", path, reason=f"the model does not run without it ({why})")
-            del ways[path]
+        ways, refused = droppable(model, batch, self.layers, spared)
+        for path, why in refused.items():
+            ctx.log("skipped", path, reason=why)
         full = count_macs(model, batch).per_sample
         self._see_that_it_can_be_met(model, batch, ways, full)
         shuffled = torch.randperm(len(ctx.data.val), generator=ctx.generator("val"))
@@ -115,7 +111,7 @@ class DropLayers(Step):
             while not self._met(model, batch, dropped, total, full):
                 losses: dict[str, float] = {}
                 for path, way in ways.items():
-                    with _without(model, way):
+                    with without(model, way):
                         losses[path] = self._loss(model, ctx, indices)
                     advance(f"{path} {losses[path]:.4f}")
                 best = min(losses, key=lambda path: _nan_last(losses[path]))
@@ -179,26 +175,3 @@ class DropLayers(Step):
 
 def _nan_last(value: float) -> float:
     return math.inf if math.isnan(value) else value
-
-
-def _failing(model: nn.Module, batch: Batch, ways: dict[str, ReplaceByIdentity]) -> dict[str, str]:
-    """Return the layers without which the model does not run, with the error."""
-    failing = {}
-    for path, way in ways.items():
-        with _without(model, way), evaluating(model):
-            try:
-                batch.forward(model)
-            except Exception as error:  # the user's own code, which may want the layer
-                failing[path] = f"{type(error).__name__}: {error}"
-    return failing
-
-
-@contextmanager
-def _without(model: nn.Module, way: ReplaceByIdentity) -> Iterator[None]:
-    """Take a layer out for a block, then put it back."""
-    old = model.get_submodule(way.path)
-    way.apply(model)
-    try:
-        yield
-    finally:
-        replace_module_(model, way.path, old)

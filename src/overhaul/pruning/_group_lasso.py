@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from overhaul.core import Context, matching_names
+from overhaul.core import Context, ModelError, matching_names
 from overhaul.evaluation import model_device
 from overhaul.graph import Graph, Group
 from overhaul.pruning._unit_norms import squared_norms, unit_size
@@ -30,7 +30,8 @@ class GroupLasso(Constraint):
     optimizer's scaling. Train with `keep="last"`: the best epoch on `val` may be one from before
     the zeros.
 
-    The control is the same training without it.
+    A fact `zero_units` says at the end how many units are zero, of how many, and how many more are
+    `near_zero`: so small that ten steps more would do. The control is the same training without it.
 
     Args:
         weight: :math:`\lambda`, by how much the root mean square of a unit's weights shrinks at
@@ -39,7 +40,8 @@ class GroupLasso(Constraint):
         exclude: Patterns of module paths whose units are left.
 
     Raises:
-        ModelError: a pattern matches nothing, or the model cannot be analysed.
+        ModelError: a pattern matches nothing, the model cannot be analysed, or it has no unit that
+            could be removed.
 
     Example:
         >>> GroupLasso(weight=1e-4, growth=1e-7)
@@ -61,20 +63,36 @@ class GroupLasso(Constraint):
         spared = matching_names(modules, self.exclude, "exclude") if self.exclude else set()
         batch = next(ctx.data.train.in_order(2)).to(model_device(model))
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        graph = Graph(model, *batch.arguments)
         groups = [
             group
-            for group in Graph(model, *batch.arguments).groups
+            for group in graph.groups
             if spared.isdisjoint(group.owners)
             and any(place.tensor in trained for place in group.places)
         ]
-        return _Shrinkage(self, groups, trained)
+        if not groups:
+            why = (
+                f"All {len(graph.groups)} groups are in `exclude`, or frozen."
+                if graph.groups
+                else f"Nothing of this model can be removed. {graph.main_reason}"
+            )
+            raise ModelError(f"GroupLasso has no unit to shrink. {why}".rstrip())
+        return _Shrinkage(self, groups, trained, ctx)
+
+
+_NEAR_STEPS = 10
+"""A unit is near zero if so many further steps would make it zero against nothing."""
 
 
 class _Shrinkage(BoundConstraint):
     def __init__(
-        self, plan: GroupLasso, groups: Sequence[Group], parameters: Mapping[str, nn.Parameter]
+        self,
+        plan: GroupLasso,
+        groups: Sequence[Group],
+        parameters: Mapping[str, nn.Parameter],
+        ctx: Context,
     ) -> None:
-        self.plan, self.groups, self.parameters = plan, groups, parameters
+        self.plan, self.groups, self.parameters, self.ctx = plan, groups, parameters, ctx
         self.steps = 0
 
     @torch.no_grad()
@@ -83,6 +101,23 @@ class _Shrinkage(BoundConstraint):
         self.steps += 1
         for group in self.groups:
             shrink_(group, self.parameters, weight)
+
+    @torch.no_grad()
+    def release_(self) -> None:
+        """Say how many units are zero, and how many would be soon if nothing held them up."""
+        weight = self.plan.weight + self.plan.growth * self.steps
+        zeros = near = 0
+        for group in self.groups:
+            norms = squared_norms(group, self.parameters).sqrt()
+            size = norms / unit_size(group, self.parameters) ** 0.5
+            zeros += int((size == 0).sum())
+            near += int(((size > 0) & (size <= _NEAR_STEPS * weight)).sum())
+        self.ctx.log(
+            "zero_units",
+            zeros,
+            reason=None if zeros else "a larger `weight`, or more epochs, makes more of them zero",
+            detail={"of": sum(group.units for group in self.groups), "near_zero": near},
+        )
 
     def state(self) -> dict[str, Any]:
         return {"steps": self.steps}

@@ -125,9 +125,10 @@ class PruneByTrial(Step):
         probe = deepcopy(model).cpu()
         graph = Graph(probe, *batch.arguments)
         groups = self._groups(probe, graph, ctx, batch)
-        chosen = _Trials(self, model, ctx, graph, self._in_order(model, groups, ctx)).run_()
+        trials = _Trials(self, model, ctx, graph, self._in_order(model, groups, ctx))
+        chosen = trials.run_()
         if not chosen:
-            ctx.log("removed_units", 0, reason="no trial showed that the loss allows a removal")
+            ctx.log("removed_units", 0, reason=trials.why_none())
             return model
         error = check_removal(probe, graph, chosen, *batch.arguments)
         return take_out(model, graph, chosen, error, batch, ctx)
@@ -147,10 +148,11 @@ class PruneByTrial(Step):
             else:
                 groups.append(group)
         if not groups:
-            why = "; ".join(str(each) for each in graph.unprunable[:3])
+            spare = f", apart from `exclude` ({', '.join(self.exclude)})" if self.exclude else ""
+            hint = "`overhaul profile --prunable` lists what could go." if self.exclude else ""
             raise ModelError(
-                "PruneByTrial found nothing that can be removed. Look at `exclude`"
-                + (f" and at what cannot go: {why}." if why else ".")
+                f"PruneByTrial found nothing that can be removed{spare}. "
+                f"{hint or graph.main_reason}".rstrip()
             )
         return groups
 
@@ -261,6 +263,20 @@ class _Trials:
             "loss_after", after, split="val", n=self.size, detail={"rise": after / self.loss - 1}
         )
         return self._merged(state.removed)
+
+    def why_none(self) -> str:
+        """Say why nothing was removed, and what would let something go."""
+        found, tried = self.state.outcomes, self.state.tried
+        text = (
+            f"no removal was shown to be tolerable: of {tried} trial{'s' * (tried != 1)}, in "
+            f"{found['kept']} the loss rose too much, {found['undecided']} were open after all "
+            f"their samples, {found['refused']} could not be made"
+        )
+        if found["removed"]:
+            text += f", {found['removed']} were undone at the end"
+        if found["undecided"] > found["kept"]:
+            return f"{text}. More samples of val, or a larger `tolerance`, decide more of them"
+        return f"{text}. A larger `tolerance` allows more"
 
     def _end(self) -> str | None:
         """Return why there is no further trial, or None."""

@@ -1,7 +1,8 @@
 """`PruneChannels`: whole channels, heads and hidden units are taken out."""
 
 import copy
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -56,7 +57,7 @@ class PruneChannels(Step):
         kinds: What may go: `channels`, `heads`, `units` (of recurrent layers). Default: all.
         multiple: Round the sizes that stay up to a multiple of this; `measured` takes the fastest
             of 1, 4, 8 and 16 on this machine. Default 1.
-        most: The largest fraction of a group that may go, in (0, 1). Default 0.9.
+        most: The largest fraction of a group that may go, over all rounds, in (0, 1). Default 0.9.
         layers: Patterns of module paths: only groups that these modules make or take in. Default:
             all.
         exclude: Patterns of module paths that are left as they are, inputs included.
@@ -65,7 +66,8 @@ class PruneChannels(Step):
         between: The training between two rounds; needed with more than one.
 
     Raises:
-        SpecError: not exactly one target is given, or rounds without training between them.
+        SpecError: not exactly one target is given, `fraction` is above `most`, or there are rounds
+            without training between them.
         ModelError: a pattern matches nothing, the target cannot be reached, or the removal fails
             its proof; the model is then as before.
 
@@ -109,12 +111,19 @@ class PruneChannels(Step):
                 f"PruneChannels needs exactly one of {names}, got "
                 f"{' and '.join(given) or 'none'}. For 'half the MACs' write macs=0.5."
             )
+        if self.fraction is not None and self.fraction > self.most:
+            raise ValueError(
+                f"`fraction` must not be above `most`, the largest fraction of a group that may "
+                f"go, got {self.fraction} and {self.most}. Write a smaller `fraction`, or a larger "
+                "`most`."
+            )
         if isinstance(self.multiple, int) and self.multiple < 1:
             raise ValueError(f"`multiple` must be at least 1, got {self.multiple}.")
         if (self.rounds > 1) != (self.between is not None):
             raise ValueError(
-                "`rounds` above 1 and `between` belong together: give the training that goes "
-                "between two rounds, such as between=Train(epochs=1)."
+                "`rounds` above 1 and `between` belong together, and only one of them is given. "
+                "Give the training that goes between two rounds: `between: {train: {epochs: 1}}` "
+                "in a recipe file, `between=Train(epochs=1)` in Python."
             )
         if not self.kinds:
             raise ValueError("`kinds` is empty. Name what may go: channels, heads, units.")
@@ -124,13 +133,14 @@ class PruneChannels(Step):
         """Remove in rounds, with training between them."""
         batch = next(ctx.data.train.in_order(2)).to(model_device(model))
         graph = Graph(model, *batch.arguments)
-        full = Cost.of(graph)
+        full, before = Cost.of(graph), _UnitsBefore(graph)
         for number in range(1, self.rounds + 1):
             if number > 1:
                 assert self.between is not None
                 model = _train(self.between, model, ctx, number - 1)
                 graph = Graph(model, *batch.arguments)
-            model = self._prune(_Round(model, graph, batch, full, number / self.rounds, ctx))
+            done = number / self.rounds
+            model = self._prune(_Round(model, graph, batch, full, before, done, ctx))
         return model
 
     def control(self) -> Step | None:
@@ -143,17 +153,22 @@ class PruneChannels(Step):
     def _prune(self, now: "_Round") -> nn.Module:
         model, graph, ctx = now.model, now.graph, now.ctx
         _say_what_is_left(graph, ctx)
-        scores = self.criterion.scores(graph, model, ctx)
         chosen = {group.name: group for group in self._chosen(graph, model)}
+        scores = self.criterion.scores(graph, model, ctx)
         for name in chosen.keys() - scores.keys():
             why = f"{type(self.criterion).__name__} has nothing to judge it by"
-            ctx.log("skipped", name, reason=why)
+            if not any((fact.value, fact.reason) == (name, why) for fact in ctx.facts):
+                ctx.log("skipped", name, reason=why)
         scores = {name: values for name, values in scores.items() if name in chosen}
         if not scores:
-            raise ModelError(_nothing(graph))
+            raise ModelError(
+                f"no group is left to prune: of {_counted(list(chosen.values()))}, "
+                f"{type(self.criterion).__name__} has nothing to judge one by. Take another "
+                "`criterion`."
+            )
         units = self._select(now, scores)
         if not units:
-            ctx.log("removed_units", 0, reason="the model meets the target as it is")
+            ctx.log("removed_units", 0, reason=self._why_none([chosen[n].units for n in scores]))
             return model
         error = check_removal(model, graph, units, *now.batch.arguments)
         if self.repair is not None:
@@ -162,22 +177,51 @@ class PruneChannels(Step):
         return take_out(model, graph, units, error, now.batch, ctx, now.full)
 
     def _chosen(self, graph: Graph, model: nn.Module) -> list[Group]:
+        """Return the groups that the settings leave.
+
+        Raises:
+            ModelError: a pattern matches nothing, or no group is left; the text says of which.
+        """
         paths = dict(model.named_modules())
         wanted = matching_names(paths, self.layers, "layers") if self.layers else None
         spared = matching_names(paths, self.exclude, "exclude") if self.exclude else set()
-        return [
-            group
-            for group in graph.groups
-            if group.kind in self.kinds
-            and spared.isdisjoint(group.owners)
-            and (wanted is None or not wanted.isdisjoint(group.owners))
-        ]
+        if not graph.groups:
+            raise ModelError(f"nothing of this model can be removed. {graph.main_reason}".rstrip())
+        left, said = list(graph.groups), [_counted(graph.groups)]
+        settings: tuple[tuple[str, Callable[[Group], bool]], ...] = (
+            ("kinds", lambda group: group.kind in self.kinds),
+            ("layers", lambda group: wanted is None or not wanted.isdisjoint(group.owners)),
+            ("exclude", lambda group: spared.isdisjoint(group.owners)),
+        )
+        for setting, fits in settings:
+            kept = [group for group in left if fits(group)]
+            if len(kept) < len(left):
+                given = ", ".join(getattr(self, setting))
+                said.append(f"`{setting}` ({given}) leaves {_counted(kept)}")
+            left = kept
+        if not left:
+            raise ModelError(
+                f"no group is left to prune: of {', '.join(said)}. `overhaul profile --prunable` "
+                "lists the groups."
+            )
+        return left
+
+    def _why_none(self, sizes: list[int]) -> str:
+        """Say why no unit goes."""
+        if self.fraction is None:
+            return "the model meets the target as it is"
+        rounding = f", with sizes rounded up to {self.multiple}" if self.multiple != 1 else ""
+        return (
+            f"no group loses a whole unit: `fraction` is {self.fraction}"
+            f"{f' in {self.rounds} rounds' if self.rounds > 1 else ''}, and the largest group has "
+            f"{max(sizes)} units{rounding}"
+        )
 
     def _select(self, now: "_Round", scores: dict[str, Scores]) -> Units:
         multiples = (1, 4, 8, 16) if self.multiple == "measured" else (self.multiple,)
         plans: dict[int, Units] = {}
         for multiple in multiples:
-            selection = Selection(now.graph, scores, self.scope, multiple, self.most)
+            selection = Selection(now.graph, scores, self.scope, multiple, self.most, now.before.of)
             try:
                 plans[multiple] = self._meet(now, selection)
             except ModelError:
@@ -211,11 +255,18 @@ class PruneChannels(Step):
         if found is None:
             least = kept(selection.units(selection.steps))
             what = "MACs" if self.macs is not None else "parameters"
-            raise ModelError(
+            too_much = (
                 f"the model keeps at least {least:.3f} of its {what} when all goes that may go, "
-                f"and {goal:.3f} was asked for. Ask for more, raise `most` ({self.most}), or see "
-                "with `overhaul profile --prunable` what is in the way."
-                f"{_main_reason(now.graph)}"
+                f"and {goal:.3f} was asked for."
+            )
+            if kept(selection.units(selection.steps, rounded=False)) <= goal:
+                raise ModelError(
+                    f"{too_much} It is `multiple` ({selection.multiple}) that is in the way, to "
+                    "which the sizes that stay are rounded up: make it smaller."
+                )
+            raise ModelError(
+                f"{too_much} Ask for more, raise `most` ({self.most}), or see with `overhaul "
+                f"profile --prunable` what is in the way. {now.graph.main_reason}".rstrip()
             )
         return found
 
@@ -229,6 +280,7 @@ class _Round:
         graph: Its graph.
         batch: Samples that it is looked at with.
         full: What the model cost before the first round.
+        before: How many units the groups had then.
         progress: How much of the way to the target is to be done after it, in (0, 1].
         ctx: What the run provides.
     """
@@ -237,6 +289,7 @@ class _Round:
     graph: Graph
     batch: Batch
     full: Cost
+    before: "_UnitsBefore"
     progress: float
     ctx: Context
 
@@ -267,8 +320,8 @@ def _meet_latency(now: _Round, selection: Selection, target_ms: float) -> Units:
     now.ctx.log("latency_by_kept_macs", len(table), detail=table, reproducible=False)
     if found is None:
         raise ModelError(
-            f"one sample takes {min(table.values()):.2f} ms when all goes that may go, and "
-            f"{goal:.2f} ms was asked for. Ask for more, or deploy to a faster engine."
+            f"one sample takes {min(table.values()):.3g} ms when all goes that may go, and "
+            f"{goal:.3g} ms was asked for. Ask for more, or deploy to a faster engine."
         )
     return found
 
@@ -287,20 +340,41 @@ def _train(train: Train, model: nn.Module, ctx: Context, number: int) -> nn.Modu
     return model
 
 
+class _UnitsBefore:
+    """How many units each group had before the first round.
+
+    A group is known again by the places that its units have, since its name may be another one when
+    a group beside it is gone.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.tensors = {place.tensor for group in graph.groups for place in group.places}
+        self.units = {self._key(group): group.units for group in graph.groups}
+
+    def of(self, group: Group) -> int:
+        return self.units.get(self._key(group), group.units)
+
+    def _key(self, group: Group) -> frozenset[tuple[str, int, int]]:
+        return frozenset(
+            (place.tensor, place.dim, place.positions.shape[1])
+            for place in group.places
+            if place.tensor in self.tensors
+        )
+
+
 def _say_what_is_left(graph: Graph, ctx: Context) -> None:
+    """Say once, and not in each round, which layers are left as they are."""
+    said = {(fact.value, fact.reason) for fact in ctx.facts if fact.name == "skipped"}
     for refused in graph.refusals:
-        ctx.log("skipped", owner_of(refused.tensor), reason=str(refused.reason))
+        found = (owner_of(refused.tensor), str(refused.reason))
+        if found not in said:
+            ctx.log("skipped", found[0], reason=found[1])
 
 
-def _nothing(graph: Graph) -> str:
-    if graph.groups:
-        return "no group is left to prune: see `kinds`, `layers`, `exclude` and the criterion."
-    return f"nothing of this model can be removed.{_main_reason(graph)}"
-
-
-def _main_reason(graph: Graph) -> str:
-    if not graph.refusals:
-        return ""
-    reasons = [str(refused.reason) for refused in graph.refusals]
-    most = max(dict.fromkeys(reasons), key=reasons.count)
-    return f" What stands against it most often: {most}."
+def _counted(groups: Sequence[Group]) -> str:
+    """Return how many groups there are, by their kind."""
+    if not groups:
+        return "none"
+    kinds = Counter(group.kind for group in groups)
+    each = ", ".join(f"{count} of {kind}" for kind, count in kinds.items())
+    return f"{len(groups)} group{'s' * (len(groups) > 1)} ({each})"

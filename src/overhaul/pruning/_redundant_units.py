@@ -46,6 +46,8 @@ class GroupPlan:
         readers: The places where layers read the units.
         layers: These layers, by the names of their weights.
         no_bias: The readers without a bias, which need one to take up constants.
+        makers: Where weights make the units, if it is not known what else happens to them. That
+            nothing reads them is then to be proved: see `disturb_`.
     """
 
     group: Group
@@ -53,11 +55,23 @@ class GroupPlan:
     readers: tuple[Place, ...]
     layers: Mapping[str, WatchedLayer]
     no_bias: tuple[str, ...]
+    makers: tuple[Place, ...] = ()
 
     @property
     def units(self) -> list[int]:
         """The units that go."""
         return [each.unit for each in self.found]
+
+    @torch.no_grad()
+    def disturb_(self, model: nn.Module) -> None:
+        """Give the weights that make the units other values, which nobody may notice."""
+        generator = torch.Generator().manual_seed(0)
+        for place in self.makers:
+            weight = model.get_parameter(place.tensor)
+            gone = torch.from_numpy(place.positions[self.units]).flatten().to(weight.device)
+            rows = weight.movedim(place.dim, 0)
+            noise = torch.randn(rows[gone].shape, generator=generator, dtype=torch.float64)
+            rows[gone] = noise.to(weight)
 
     @torch.no_grad()
     def rewrite_(self, model: nn.Module) -> None:
@@ -96,7 +110,7 @@ def redundant_units(
     """
     search = _Search(model, group, flow)
     if not search.understood or not together.isdisjoint(group.labels.tolist()):
-        return GroupPlan(group, (), (), {}, ())
+        return _unread_units(model, group)
     found = search.dead() | search.constant()
     found |= search.copies(set(found))
     chosen = [found[unit] for unit in sorted(found)]
@@ -111,6 +125,33 @@ def redundant_units(
         flow.layers,
         tuple(map(owner_of, missing)) if takes_constant else (),
     )
+
+
+def _unread_units(model: nn.Module, group: Group) -> GroupPlan:
+    """Find the units that nothing reads of a group that is not otherwise understood.
+
+    Such are the units of a recurrent layer, and the heads of attention.
+    """
+    own = dict(model.named_parameters())
+    places = [place for place in group.places if place.tensor in own]
+    readers = [place for place in places if place.reads]
+    makers = tuple(place for place in places if not place.reads)
+    if group.kind == "channels" or not readers or not makers:
+        return GroupPlan(group, (), (), {}, ())
+    unread = np.ones(group.units, dtype=np.bool_)
+    for place in readers:
+        unread &= ~_values_at(own[place.tensor], place).any(1).cpu().numpy()
+    found = [Redundant(unit, "dead") for unit in np.flatnonzero(unread).tolist()]
+    if len(found) == group.units:
+        found = found[1:]  # one must stay
+    return GroupPlan(group, tuple(found), (), {}, (), makers)
+
+
+def _values_at(tensor: Tensor, place: Place) -> Tensor:
+    """Return `[units, n]`, what belongs to each unit at a place."""
+    moved = tensor.detach().double().movedim(place.dim, 0)
+    positions = torch.from_numpy(place.positions).to(moved.device)
+    return moved.flatten(1)[positions].flatten(1) if moved.ndim > 1 else moved[positions]
 
 
 _HOMOGENEOUS = frozenset(
@@ -176,10 +217,7 @@ class _Search:
         return ~self._values(place).any(1).cpu().numpy()
 
     def _values(self, place: Place) -> Tensor:
-        """Return `[units, n]`, what belongs to each unit at a place."""
-        tensor = self.state[place.tensor].detach().double().movedim(place.dim, 0)
-        positions = torch.from_numpy(place.positions).to(tensor.device)
-        return tensor.flatten(1)[positions].flatten(1) if tensor.ndim > 1 else tensor[positions]
+        return _values_at(self.state[place.tensor], place)
 
     def constant(self) -> dict[int, Redundant]:
         """Find the units that have the same value for any input; zero is the best of values."""

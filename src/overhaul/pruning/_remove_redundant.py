@@ -36,6 +36,8 @@ class RemoveRedundant(Step):
     r"""Take out what the outputs do not depend on: the smaller network computes the same.
 
     - A *dead* unit is read by nobody (all weights that read it are zero), or is zero for any input.
+      Of recurrent units and attention heads only those that nobody reads are found, and nothing
+      else of this list; a recurrent unit is one of all layers and directions, which go together.
     - A *constant* unit has no weights of its own: its value :math:`c` goes into the bias of the
       layers that read it, :math:`b \leftarrow b + W_{:j}\,c`. Not where a convolution puts zeros
       around it, since it is not constant there.
@@ -96,12 +98,22 @@ class RemoveRedundant(Step):
             ctx.log(f"{kind}_units", counts[kind])
         ctx.log("folded_norms", counts["norm"])
         after = count_parameters(model)
-        ctx.log("removed_parameters", before - after, detail={"before": before, "after": after})
+        ctx.log(
+            "removed_parameters",
+            before - after,
+            reason=None if counts.total() else _NOTHING,
+            detail={"before": before, "after": after},
+        )
         detail = {"tolerance": self.tolerance, "type": judge.type_name}
         n = len(judge.batch)
         ctx.log("output_error", judge.difference(model), split="train", n=n, detail=detail)
         return model
 
+
+_NOTHING = (
+    "no unit is dead, constant, or equal or proportional to another, and no BatchNorm folds; zero "
+    "weights alone, as PruneWeights leaves them, make no unit dead"
+)
 
 _Apply: TypeAlias = Callable[[nn.Module, Edit], nn.Module]
 
@@ -236,16 +248,28 @@ def _remove(
                 units = {plan.group.name: plan.units for plan in chosen}
                 check_removal(model, graph, units, *given)
                 trial = _without(deepcopy(model), graph, chosen, _applied)
+                disturbed = deepcopy(model)
+                for plan in chosen:
+                    plan.disturb_(disturbed)
             except (ModelError, RuntimeError) as error:
                 return f"the removal has no proof ({error})"
+            if any(plan.makers for plan in chosen) and _judged(judge, disturbed) is not None:
+                return "something else than the weights of the next layers reads its units"
             return _judged(judge, trial)
 
         kept: list[GroupPlan] = _kept(plans, objection, ctx)
         refused |= {plan.group.name for plan in plans} - {plan.group.name for plan in kept}
         if not kept:
+            _say_what_is_fixed(graph, ctx)
             return model
         model = _without(model, graph, kept, ctx.edit)
         counts.update(each.kind for plan in kept for each in plan.found)
+
+
+def _say_what_is_fixed(graph: Graph, ctx: Context) -> None:
+    """Say of which layers no unit could go, whatever its weights are."""
+    for refused in graph.refusals:
+        ctx.log("skipped", owner_of(refused.tensor), reason=str(refused.reason))
 
 
 def _without(model: nn.Module, graph: Graph, plans: Sequence[GroupPlan], edit: _Apply) -> nn.Module:

@@ -23,6 +23,7 @@ class Selection:
             `normalized`: the same, with scores divided by their group's mean.
         multiple: What sizes are rounded up to.
         most: The largest fraction of a group that may go.
+        before: How many units a group had that `most` is a fraction of. Default: those of now.
     """
 
     def __init__(
@@ -32,13 +33,14 @@ class Selection:
         scope: Literal["layer", "global", "normalized"],
         multiple: int = 1,
         most: float = 0.9,
+        before: Callable[[Group], int] = lambda group: group.units,
     ) -> None:
         """Sort the units of each group, and all units."""
         self.groups = [group for group in graph.groups if group.name in scores]
         self.scope = scope
         self.multiple = multiple
         self.order = {g.name: np.argsort(scores[g.name], kind="stable") for g in self.groups}
-        self.largest = {g.name: min(math.floor(most * g.units), g.units - 1) for g in self.groups}
+        self.largest = {g.name: _largest(g.units, before(g), most) for g in self.groups}
         ranked: list[tuple[float, int, int]] = []
         for index, group in enumerate(self.groups):
             own = np.asarray(scores[group.name], dtype=np.float64)
@@ -49,8 +51,13 @@ class Selection:
         self.ranked = sorted(ranked)
         self.steps = 1000 if scope == "layer" else len(self.ranked)
 
-    def units(self, step: int) -> Units:
-        """Return the units that go at a step between 0 and `steps`."""
+    def units(self, step: int, *, rounded: bool = True) -> Units:
+        """Return the units that go at a step between 0 and `steps`.
+
+        Args:
+            step: How far.
+            rounded: Whether what stays is rounded up to the multiple.
+        """
         counts = dict.fromkeys(self.order, 0)
         if self.scope == "layer":
             for group in self.groups:
@@ -61,7 +68,8 @@ class Selection:
                 counts[self.groups[index].name] += 1
         result: Units = {}
         for group in self.groups:
-            count = self._rounded(group, counts[group.name])
+            count = counts[group.name]
+            count = self._rounded(group, count) if rounded else count
             if count > 0:
                 result[group.name] = sorted(self.order[group.name][:count].tolist())
         return result
@@ -92,3 +100,9 @@ class Selection:
         step = self.multiple // math.gcd(self.multiple, width)
         kept = group.units - count
         return group.units - min(math.ceil(kept / step) * step, group.units)
+
+
+def _largest(now: int, before: int, most: float) -> int:
+    """Return how many units of a group may go, of which some may have gone in earlier rounds."""
+    allowed = math.floor(most * before + 1e-9) - (before - now)
+    return min(max(allowed, 0), now - 1)

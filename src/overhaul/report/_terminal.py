@@ -1,5 +1,6 @@
 """The report in a terminal."""
 
+import re
 from collections.abc import Sequence
 
 from rich import box
@@ -39,18 +40,52 @@ def step_table(facts: Sequence[Fact]) -> Table:
     for index in shown:
         title = _SHORT.get(steps.keys[index], steps.titles[index]).replace(" on ", "\non ")
         table.add_column(Text(title), justify="right", no_wrap=True)
-    notes: list[str] = []
+    notes = _Notes()
     for row, cells in steps.rows:
-        notes += [reason for reason in row.reasons if reason not in notes]
-        marks = ",".join(str(notes.index(reason) + 1) for reason in row.reasons)
-        subject = Text(row.subject, style="bold")
+        marks = [notes.number(reason, row.subject) for reason in row.reasons]
+        subject = Text(_in_two(row.subject), style="bold")
         if marks:
-            subject.append(f" [{marks}]", style="not bold dim")
+            subject.append(f" [{','.join(map(str, marks))}]", style="not bold dim")
         table.add_row(subject, *(_cell_text(cells[index]) for index in shown))
-    if notes:
-        lines = [f"[{number}] {note}" for number, note in enumerate(notes, start=1)]
-        table.caption = Text("\n".join(lines), justify="left")
+    if notes.texts:
+        table.caption = Text("\n".join(notes.lines()), justify="left")
     return table
+
+
+_LONG = 13
+"""Letters of a word that fit beside the figures at 80 columns."""
+_FIGURE = re.compile(r"\d[\d.,]*(?: [kMGT]?B?\b)?")
+
+
+def _in_two(subject: str) -> str:
+    """Break a long name below one of its underscores, and not where the column ends."""
+    step, space, name = subject.rpartition(" ")
+    if len(name) <= _LONG or "_" not in name:
+        return subject
+    places = [place for place, letter in enumerate(name, start=1) if letter == "_"]
+    middle = min(places, key=lambda place: abs(2 * place - len(name)))
+    return f"{step}{space}{name[:middle]}\n{name[middle:]}"
+
+
+class _Notes:
+    """Numbered reasons; those that differ in figures alone share a number."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, tuple[str, str]] = {}
+        self.shared: set[str] = set()
+
+    def number(self, reason: str, subject: str) -> int:
+        key = _FIGURE.sub("0", reason)
+        first, _ = self.texts.setdefault(key, (reason, subject))
+        if first != reason:
+            self.shared.add(key)
+        return list(self.texts).index(key) + 1
+
+    def lines(self) -> list[str]:
+        return [
+            f"[{number}] {text}" + (f" (Figures of '{subject}'.)" if key in self.shared else "")
+            for number, (key, (text, subject)) in enumerate(self.texts.items(), start=1)
+        ]
 
 
 def verdict_text(facts: Sequence[Fact], folder: str | None = None) -> Text:

@@ -151,7 +151,7 @@ def _write_header(
         steps=None,  # known again when the run is finished
         key=setting.key,
         seed=setting.seed,
-        goal=goal.to_data(),
+        goal={"max_drop": goal.max_drop},
         model={"class": type(setting.original).__qualname__, "hash": model_hash},
         data={"task": setting.task.spec_name(), "hash": setting.data.fingerprint},
         recipe_hash=chain("", steps_as_data),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from overhaul.core import RunFolder, rebuild
+from overhaul.core import ModelError, RunFolder, rebuild
 
 
 def load_model(folder: str | Path, original: nn.Module) -> nn.Module:
@@ -21,7 +21,7 @@ def load_model(folder: str | Path, original: nn.Module) -> nn.Module:
 
     Raises:
         RunFolderError: there is no finished run in the folder.
-        ModelError: the original is of another structure.
+        ModelError: the original is no model, or of another structure.
 
     Example:
         >>> import tempfile
@@ -37,5 +37,17 @@ def load_model(folder: str | Path, original: nn.Module) -> nn.Module:
         >>> bool((model.fc.weight == run.model.fc.weight).all())
         True
     """
+    if not isinstance(original, nn.Module):
+        raise ModelError(
+            f"load_model needs a model as `original`, got {original!r}. Call the factory that the "
+            "run was given: load_model(folder, network())."
+        )
     state = RunFolder(folder, writable=False).last_step()
-    return rebuild(original, state.edits, state.tensors, state.trainable)
+    try:
+        return rebuild(original, state.edits, state.tensors, state.trainable)
+    except (ModelError, AttributeError, RuntimeError) as error:
+        raise ModelError(
+            f"the run in '{folder}' did not start from a {type(original).__name__} like this one: "
+            f"{error} Pass the model that the run was given, as it was before the first step: from "
+            "the same factory with the same arguments, and not what the run has made of it."
+        ) from error

@@ -19,7 +19,7 @@ class BoundConstraint:
         """Follow each optimizer step: make the constraint hold again."""
 
     def release_(self) -> None:
-        """Follow the end of training, when the weights that are kept are in the model."""
+        """Follow the end of training, with the weights that are kept in the model."""
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold."""
