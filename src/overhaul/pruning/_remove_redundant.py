@@ -16,6 +16,7 @@ from overhaul.core import (
     Step,
     evaluating,
     matching_names,
+    owner_of,
 )
 from overhaul.evaluation import count_parameters, model_device
 from overhaul.graph import (
