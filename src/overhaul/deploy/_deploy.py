@@ -26,7 +26,7 @@ from overhaul.deploy._engine import Engine
 from overhaul.deploy._interface import FORWARD_ERRORS, real_batch
 from overhaul.deploy._onnxruntime import OnnxRuntime
 from overhaul.deploy._real_twin import real_twin
-from overhaul.deploy._timing import all_threads, call_of, time_trials, trial_costs
+from overhaul.deploy._timing import all_threads, call_of, throughput_fact, time_trials, trial_costs
 from overhaul.deploy._torch import Torch
 from overhaul.deploy._trial import Candidacy, Samples, Trial, try_engine
 from overhaul.deploy._why_not import integers_fact
@@ -160,6 +160,7 @@ class Deploy(Step):
         more, by_throughput = time_trials(
             trials, many, {}, threads=all_threads(), time_s=self.timing_s / 2, seed=ctx.seed
         )
+        more = [throughput_fact(fact) for fact in more]
         costs = [fact for trial in trials for fact in trial_costs(trial, self.threads)]
         ctx.facts.extend([*timings, *more, *costs])
         latencies = by_throughput if self.prefer == "throughput" else by_latency

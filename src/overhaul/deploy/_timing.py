@@ -44,6 +44,28 @@ def time_trials(
     return latency_facts(found, batch_size=len(batch), engines=engines), found
 
 
+def throughput_fact(latency: Fact) -> Fact:
+    """Return the samples in a second of a latency.
+
+    Example:
+        >>> latency = Fact(name="latency_ms", value=20.0, detail={"batch_size": 32})
+        >>> throughput_fact(latency).value
+        1600.0
+    """
+    assert isinstance(latency.value, float)
+    size = int(latency.detail["batch_size"])
+    interval = None
+    if latency.interval is not None:
+        interval = (size * 1e3 / latency.interval[1], size * 1e3 / latency.interval[0])
+    change = {
+        "name": "throughput",
+        "value": size * 1e3 / latency.value,
+        "unit": "samples/s",
+        "interval": interval,
+    }
+    return latency.model_copy(update=change)
+
+
 def call_of(predictor: nn.Module | Deployed, batch: Batch) -> Callable[[], object]:
     """Return one call without arguments."""
 
