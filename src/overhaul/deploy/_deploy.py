@@ -58,14 +58,16 @@ class Deploy(Step):
             0.05: a value between two integers may fall to either side.
         quality_tolerance: Largest loss of quality, as a part of the model's own. Default 0.002.
         timing_s: Seconds of timing for each engine. Default 1.
+        cost: Whether opening and memory are measured, which starts a process for each engine and
+            takes some seconds. Default true.
 
     Raises:
         MissingExtraError: the package of an engine is not installed; before any work.
         ArtifactError: no engine passed; the message has the reason of each.
 
     Example:
-        >>> Deploy(engines=("torch",))
-        Deploy(engines=(Torch(),))
+        >>> Deploy(engines=("torch",), cost=False)
+        Deploy(engines=(Torch(),), cost=False)
     """
 
     needs: ClassVar[Traits] = frozenset({Trait.EDITABLE, Trait.FITS_TASK})
@@ -86,6 +88,7 @@ class Deploy(Step):
         default=0.002, ge=0, lt=1, description="Largest loss as a part of the model's quality."
     )
     timing_s: float = Field(default=1.0, gt=0, description="Seconds of timing for each engine.")
+    cost: bool = True
 
     @field_validator("engines")
     @classmethod
@@ -161,7 +164,8 @@ class Deploy(Step):
             trials, many, {}, threads=all_threads(), time_s=self.timing_s / 2, seed=ctx.seed
         )
         more = [throughput_fact(fact) for fact in more]
-        costs = [fact for trial in trials for fact in trial_costs(trial, self.threads)]
+        measured = trials if self.cost else []
+        costs = [fact for trial in measured for fact in trial_costs(trial, self.threads)]
         ctx.facts.extend([*timings, *more, *costs])
         latencies = by_throughput if self.prefer == "throughput" else by_latency
         candidates = [trial.candidate(latencies) for trial in trials]
