@@ -4,7 +4,6 @@ The names below are imported when the first of them is asked for, all at once: `
 which is in this package too, has to do without torch.
 """
 
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -231,4 +230,7 @@ def __dir__() -> list[str]:
 
 
 def _has_torch() -> bool:
-    return "torch" in sys.modules or find_spec("torch") is not None
+    try:
+        return find_spec("torch") is not None
+    except (ImportError, ValueError):  # something that refuses it is in its place
+        return False

@@ -93,7 +93,7 @@ class OpenVINO(Engine):
         Raises:
             ArtifactError: this version of OpenVINO cannot read them.
         """
-        own = replace(signature, options=self.options())
+        own = replace(signature, options={"hint": self.hint, "precision": self.precision})
         run = open_openvino(path, own, threads)
         return lambda inputs: [
             torch.from_numpy(output) for output in run([tensor.numpy() for tensor in inputs])

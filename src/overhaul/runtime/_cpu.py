@@ -3,9 +3,8 @@
 from pathlib import Path
 
 _FEATURES = (
-    *("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx_vnni_int8"),
-    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
-    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"),
+    *("avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"),
 )
 """Of x86 and Arm: vectors, products of 8-bit integers, 16-bit numbers, matrices."""
 _CPUINFO = Path("/proc/cpuinfo")
