@@ -84,7 +84,8 @@ def test_short_names_are_found_whichever_room_is_imported_first() -> None:
     rooms = sorted(file.parent.name for file in (SOURCE / "overhaul").glob("*/__init__.py"))
     program = f"""
         import importlib, json, os, sys
-        import torch._dynamo, torch.export.pt2_archive  # once, not in each of the children
+        import pydantic, rich.console, yaml  # these once, not in each of the children
+        import torch._dynamo, torch.export.pt2_archive
         for room in {rooms}:
             child = os.fork()
             if child == 0:
