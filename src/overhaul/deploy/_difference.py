@@ -38,6 +38,7 @@ def equal_predictions(found: Any, wanted: Any) -> float | None:
     """Return the fraction of predictions that are equal; None if they are not whole numbers.
 
     Example:
+        >>> import torch
         >>> equal_predictions(torch.tensor([1, 2]), torch.tensor([1, 3]))
         0.5
     """
