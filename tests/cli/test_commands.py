@@ -209,6 +209,22 @@ def test_profile_shows_what_can_be_removed(folder: Path) -> None:
     assert "Nothing of this model can be removed." in text
 
 
+def test_profile_compares_engines(folder: Path) -> None:
+    text = call(
+        "profile", "torch.nn:Flatten", "--shape", "1,3,4", "--engines", "torch,onnxruntime"
+    ).stdout
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert {"engine", "torch,", "torch", "onnxruntime"} <= rows.keys()
+    assert "batch 32, 1 thr." in rows["engine"]
+    assert rows["onnxruntime"].count(" ms") >= 2
+    facts = document("profile", folder / "recipe.yaml", "--engines", "torch")["facts"]
+    assert {f["subject"] for f in facts} == {"original", "artifact/torch"}
+    named = ("--shape", "1,3", "--engines", "onnx")
+    assert "there is no engine 'onnx'" in refusal(
+        "profile", "torch.nn:Flatten", *named, exit_code=2
+    )
+
+
 @pytest.mark.parametrize(
     "shapes", [("2:5", "2:7", "2,1"), ("item=2:7", "age=2,1", "user=2:5")], ids=["order", "names"]
 )

@@ -25,7 +25,7 @@ def made_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         artifact_folder=folder / "artifact",
         progress=Progress(quiet=True),
     )
-    Deploy(engines=(request.param,), timing_s=0.01).apply(model, ctx)
+    Deploy(engines=(request.param,), timing_s=0.01, cost=False).apply(model, ctx)
     return folder / "artifact"
 
 

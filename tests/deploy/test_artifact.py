@@ -109,7 +109,7 @@ def test_wrong_inputs_are_refused(
 def test_inputs_of_different_length_are_refused(make_context: MakeContext) -> None:
     model = network("keywords")
     ctx = make_context(model, task=task_of("keywords"))
-    Deploy(engines=(Torch(),), timing_s=0.01).apply(model, ctx)
+    Deploy(engines=(Torch(),), timing_s=0.01, cost=False).apply(model, ctx)
     ids, mask = torch.zeros(2, 5).long(), torch.ones(3, 5).long()
     with pytest.raises(DataError, match=r"the same number of samples, at least one, got \[2, 3\]"):
         load(ctx.artifact_folder)(input_ids=ids, attention_mask=mask)
@@ -149,7 +149,7 @@ def test_it_runs_where_the_package_of_the_model_is_absent(
     task, model = task_of("features"), importlib.import_module("their_package").Theirs()
     for engine in (Torch(), OnnxRuntime()):
         ctx = make_context(model, task=task, artifact_folder=tmp_path / engine.spec_name())
-        Deploy(engines=(engine,), timing_s=0.01).apply(model, ctx)
+        Deploy(engines=(engine,), timing_s=0.01, cost=False).apply(model, ctx)
     monkeypatch.delitem(sys.modules, "their_package")
     use = """
         import importlib.util, sys, torch
@@ -253,7 +253,7 @@ def test_onnx_weights_outside_the_folder_are_refused(
     onnx = pytest.importorskip("onnx")
     model = network("features")
     ctx = make_context(model, task=task_of("features"))
-    Deploy(engines=(OnnxRuntime(),), timing_s=0.01).apply(model, ctx)
+    Deploy(engines=(OnnxRuntime(),), timing_s=0.01, cost=False).apply(model, ctx)
     path = ctx.artifact_folder / "model.onnx"
     proto = onnx.load(path)
     onnx.save_model(proto, path, save_as_external_data=True, location="weights", size_threshold=0)

@@ -24,8 +24,8 @@ from tests.deploy.networks import Features, network, rows_of, task_of, whole
 from tests.deploy.row_task import RowTask, fact
 
 MakeContext = Callable[..., Context]
-QUICK = Deploy(timing_s=0.01)
-TORCH_ONLY = Deploy(engines=(Torch(),), timing_s=0.01)
+QUICK = Deploy(timing_s=0.01, cost=False)
+TORCH_ONLY = Deploy(engines=(Torch(),), timing_s=0.01, cost=False)
 KINDS = (
     *("images", "recurrent", "attention", "recommender"),
     *("keywords", "two_heads", "tutorial"),
@@ -104,6 +104,22 @@ def test_facts_say_what_was_measured_and_why_the_engine_was_chosen(
     assert fact(ctx, "size_bytes", "artifact").value == own.st_size
 
 
+def test_opening_memory_and_throughput_are_measured(make_context: MakeContext) -> None:
+    model = network("features")
+    ctx = make_context(model, task=task_of("features"))
+    Deploy(engines=(Torch(),), timing_s=0.01).apply(model, ctx)
+    for name, low, high in (("load_s", 1e-4, 100), ("peak_memory_bytes", 0, 1e9)):
+        value = fact(ctx, name, "artifact/torch").value
+        assert isinstance(value, int | float), name
+        assert low <= value < high
+    found = fact(ctx, "throughput", "artifact/torch")
+    assert isinstance(found.value, float)
+    assert found.value > 0
+    assert found.interval is not None
+    assert found.interval[0] <= found.value <= found.interval[1]
+    assert found.detail["batch_size"] == 32
+
+
 def test_the_artifact_is_all_that_is_left_on_disk(make_context: MakeContext) -> None:
     model = network("features")
     ctx = make_context(model, task=task_of("features"))
@@ -124,7 +140,7 @@ def test_exporting_twice_gives_the_same_bytes_and_no_trace_of_the_source(
         for _ in range(2):
             model = network("features")
             ctx = make_context(model, task=task_of("features"))
-            Deploy(engines=(engine,), timing_s=0.01).apply(model, ctx)
+            Deploy(engines=(engine,), timing_s=0.01, cost=False).apply(model, ctx)
             written.append((ctx.artifact_folder / engine.file_name).read_bytes())
         assert written[0] == written[1]
         assert b"tests/deploy" not in written[0]
@@ -178,7 +194,7 @@ def test_outputs_that_are_off_are_refused(make_context: MakeContext) -> None:
     model = network("features")
     ctx = make_context(model, task=task_of("features"))
     with pytest.raises(ArtifactError, match=r"off: its outputs differ .* at most 0\.001"):
-        Deploy(engines=(Off(),), timing_s=0.01).apply(model, ctx)
+        Deploy(engines=(Off(),), timing_s=0.01, cost=False).apply(model, ctx)
 
 
 def test_a_loss_of_quality_is_refused_and_a_tolerated_one_is_not(make_context: MakeContext) -> None:
@@ -186,7 +202,7 @@ def test_a_loss_of_quality_is_refused_and_a_tolerated_one_is_not(make_context: M
     with torch.no_grad():
         right = model.eval()(rows_of("features")[0]).argmax(1)  # type: ignore[index]
     task = task_of("features").model_copy(update={"targets": right})
-    loose = Deploy(engines=(Off(),), tolerance=0.9, timing_s=0.01)
+    loose = Deploy(engines=(Off(),), tolerance=0.9, timing_s=0.01, cost=False)
     with pytest.raises(ArtifactError, match=r"its accuracy on val is 0\.\d+ and the model's 1:"):
         loose.apply(model, make_context(model, task=task))
     ctx = make_context(model, task=task)
@@ -241,7 +257,7 @@ def test_large_weights_go_into_a_file_of_their_own(
     monkeypatch.setattr(program, "_LARGE_MODEL_THRESHOLD", 0)
     model = network("features")
     ctx = make_context(model, task=task_of("features"))
-    Deploy(engines=(OnnxRuntime(),), timing_s=0.01).apply(model, ctx)
+    Deploy(engines=(OnnxRuntime(),), timing_s=0.01, cost=False).apply(model, ctx)
     beside = ctx.artifact_folder / "model.onnx.data"
     own = ctx.artifact_folder / "model.onnx"
     assert fact(ctx, "size_bytes", "artifact").value == beside.stat().st_size + own.stat().st_size

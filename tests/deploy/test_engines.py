@@ -162,7 +162,7 @@ def test_the_settings_of_an_engine_come_back_on_opening(
     openvino = importlib.import_module("openvino")
     model = network("features")
     ctx = make_context(model, task=task_of("features"))
-    Deploy(engines=(OpenVINO(hint="throughput"),), timing_s=0.01).apply(model, ctx)
+    Deploy(engines=(OpenVINO(hint="throughput"),), timing_s=0.01, cost=False).apply(model, ctx)
     seen: list[dict[str, Any]] = []
     compile_model = openvino.Core.compile_model
 
@@ -238,7 +238,7 @@ def test_compiled_code_runs_on_the_threads_that_were_asked_for(
 def test_compiled_code_is_opened_only_by_who_trusts_it(make_context: MakeContext) -> None:
     model = network("features")
     ctx = make_context(model, task=task_of("features"))
-    Deploy(engines=(AOTInductor(),), timing_s=0.01).apply(model, ctx)
+    Deploy(engines=(AOTInductor(),), timing_s=0.01, cost=False).apply(model, ctx)
     assert isinstance(fact(ctx, "load_s", "artifact/aotinductor").value, float)
     for opening in (load, verify):
         with pytest.raises(

@@ -178,7 +178,7 @@ def test_an_artifact_with_a_pickle_in_it_is_refused_where_torch_runs_it(
 ) -> None:
     model = network("features")
     ctx = make_context(model, task=task_of("features"))
-    Deploy(engines=(Torch(),), timing_s=0.01).apply(model, ctx)
+    Deploy(engines=(Torch(),), timing_s=0.01, cost=False).apply(model, ctx)
     path = ctx.artifact_folder / "model.pt2"
     witness, buffer = tmp_path / "executed", io.BytesIO()
     torch.save(Payload(witness), buffer)

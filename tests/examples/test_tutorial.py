@@ -36,7 +36,7 @@ def test_the_images_are_the_digits_with_a_black_border(example: ModuleType) -> N
 
 def test_every_family_is_applied_and_judged(example: ModuleType, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    deploy = Deploy(engines=("torch",), timing_s=0.05)
+    deploy = Deploy(engines=("torch",), timing_s=0.05, cost=False)
     results = example.run_all(tmp_path / "runs", epochs=1, deploy=deploy, cost=False)
     rows = {row["recipe"]: row for row in example.rows(results)}
 

@@ -189,7 +189,7 @@ def test_it_is_deployed_with_named_outputs(
     model = tiny_cnn()
     ctx = make_context(model, task=tiny_multi_task())
     changed = AddHeads(**fields).apply(tiny_cnn(), ctx)
-    Deploy(engines=("torch", "onnxruntime"), timing_s=0.05).apply(changed, ctx)
+    Deploy(engines=("torch", "onnxruntime"), timing_s=0.05, cost=False).apply(changed, ctx)
     refused = [fact.reason for fact in ctx.facts if fact.name == "skipped"]
     assert refused == []
     artifact = load(ctx.artifact_folder)

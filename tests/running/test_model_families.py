@@ -173,7 +173,7 @@ def test_prune_train_deploy_reopen(family: Family, tmp_path: Path) -> None:
     recipe = oh.Recipe(
         oh.PruneWeights(sparsity=0.3),
         oh.Train(epochs=1, batch_size=8, objective=oh.Distill()),
-        oh.Deploy(engines=("torch",)),
+        oh.Deploy(engines=("torch",), timing_s=0.1, cost=False),
     )
     run = recipe.run(
         model, task, out=tmp_path / "run", cost=False, progress=oh.Progress(quiet=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 import overhaul as oh
 from overhaul.core import concrete_subclasses
@@ -27,7 +28,7 @@ from overhaul.runtime import (
     verify,
 )
 from overhaul.runtime._artifact import _NEED_TORCH, _OPTIONS
-from tests.deploy.engine_cases import installed
+from tests.deploy.engine_cases import deployed, installed, signature_of
 from tests.runtime.spoiling import change_signature, vouch_for
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -195,12 +196,15 @@ def test_every_engine_is_either_run_here_or_said_to_need_torch() -> None:
 
 
 def test_openvino_is_set_alike_with_and_without_torch(
-    made_once: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    signature = read_signature(made_once)
-    if signature.engine != "openvino":
-        pytest.skip("is about OpenVINO only")
-    installed("openvino")
+    engine, model, x = (
+        installed("openvino"),
+        nn.Linear(6, 3).requires_grad_(False),
+        torch.ones(5, 6),
+    )
+    deployed(engine, model, x, tmp_path)
+    signature = signature_of(engine, x, model(x))
     core, settings = importlib.import_module("openvino").Core, []
     compile_model = core.compile_model
 
@@ -209,8 +213,8 @@ def test_openvino_is_set_alike_with_and_without_torch(
         return compile_model(self, model, device, options)
 
     monkeypatch.setattr(core, "compile_model", record)
-    OpenVINO().open(made_once / signature.file, signature, 1)
-    open_openvino(made_once / signature.file, signature, 1)
+    engine.open(tmp_path / signature.file, signature, 1)
+    open_openvino(tmp_path / signature.file, signature, 1)
     assert settings[0] == settings[1]
     assert settings[0]["INFERENCE_PRECISION_HINT"] == "f32"
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from overhaul.cli._answer import Answer, resumable
 from overhaul.cli._demo import run_demo
+from overhaul.cli._engines import ENGINE_SAMPLES, RandomSamples, engines_answer
 from overhaul.cli._prunable import prunable_answer
 from overhaul.core import (
     Batch,
@@ -165,11 +166,18 @@ def profile(
     prunable: Annotated[
         bool, typer.Option("--prunable", help="Show instead what can be removed, and what not.")
     ] = False,
+    engines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Show instead what it costs in these engines, with commas between, or all.",
+        ),
+    ] = None,
 ) -> Answer:
     """Measure what a model costs: parameters, MACs, bytes, memory, latency."""
     _import_from_here(Path(model))
-    if model.endswith((".yaml", ".yml", ".json")):
-        file = RecipeFile.read(model)
+    file = RecipeFile.read(model) if model.endswith((".yaml", ".yml", ".json")) else None
+    if file is not None:
         network, batch = file.build_model(), next(file.task.prepare().val.in_order(1))
     else:
         with seeded(0):
@@ -184,6 +192,11 @@ def profile(
         )
     if prunable:
         return prunable_answer(network, batch)
+    if engines is not None:
+        if file is None:
+            batch = _random_batch(shape or [], samples=ENGINE_SAMPLES)
+        samples = RandomSamples(batch) if file is None else file.task.prepare().val
+        return engines_answer(network, samples, engines)
     facts = cost_facts(network, batch, subject="original")
     timed = measure_latency({"original": forward_call(network, batch)}, threads=threads)
     facts += latency_facts(timed, batch_size=len(batch))
@@ -269,13 +282,20 @@ def _import_from_here(recipe: Path) -> None:
             sys.path.insert(0, folder)
 
 
-def _random_batch(shapes: Sequence[str]) -> Batch:
-    """Return a batch of random inputs, one for each `[NAME=]SIZES[:N]`."""
+def _random_batch(shapes: Sequence[str], samples: int | None = None) -> Batch:
+    """Return a batch of random inputs, one for each `[NAME=]SIZES[:N]`.
+
+    Args:
+        shapes: As they stand on the command line.
+        samples: How many instead of what the first size says.
+    """
     if not shapes:
         raise SpecError("--shape is needed with a factory. Write it like --shape 1,3,224,224.")
     generator = torch.Generator().manual_seed(0)
     names = [shape.rpartition("=")[0] for shape in shapes]
-    inputs = [_random_input(shape.rpartition("=")[2], shape, generator) for shape in shapes]
+    inputs = [
+        _random_input(shape.rpartition("=")[2], shape, generator, samples) for shape in shapes
+    ]
     if len({bool(name) for name in names}) > 1 or (names[0] and len(set(names)) < len(names)):
         raise SpecError(
             "--shape must be given with a name of its own for each input, or with none, got "
@@ -286,7 +306,7 @@ def _random_batch(shapes: Sequence[str]) -> Batch:
     return Batch(given, torch.zeros(size), torch.arange(size))
 
 
-def _random_input(text: str, whole: str, generator: torch.Generator) -> Tensor:
+def _random_input(text: str, whole: str, generator: torch.Generator, samples: int | None) -> Tensor:
     shape, colon, high = text.partition(":")
     sizes = [int(size) if size.strip().isdecimal() else 0 for size in shape.split(",")]
     below = int(high) if high.strip().isdecimal() else 0
@@ -296,6 +316,7 @@ def _random_input(text: str, whole: str, generator: torch.Generator) -> Tensor:
             f":N for whole numbers below N, got '{whole}'. Write it like --shape 1,3,224,224 or "
             "--shape 1,16:30522."
         )
+    sizes[0] = samples or sizes[0]
     if colon:
         return torch.randint(below, sizes, generator=generator)
     return torch.randn(sizes, generator=generator)

@@ -2,6 +2,7 @@
 
 from overhaul.deploy._aotinductor import AOTInductor
 from overhaul.deploy._artifact import Artifact, load
+from overhaul.deploy._compare_engines import compare_engines
 from overhaul.deploy._deploy import Deploy
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._executorch import ExecuTorch
@@ -28,6 +29,7 @@ __all__ = [
     "Torch",
     "TorchCompile",
     "Verification",
+    "compare_engines",
     "load",
     "verify",
 ]

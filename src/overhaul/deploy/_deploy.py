@@ -1,23 +1,18 @@
 """`Deploy`: turn the model into an artifact that runs without it."""
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field, field_validator
 from torch import nn
 
 from overhaul.core import (
     ArtifactError,
-    Batch,
     Context,
-    Deployed,
-    Fact,
     ModelError,
     SpecError,
     Step,
@@ -26,16 +21,15 @@ from overhaul.core import (
     whole_folder,
 )
 from overhaul.deploy._artifact import load
-from overhaul.deploy._artifact_cost import artifact_cost
 from overhaul.deploy._choice import choose
 from overhaul.deploy._engine import Engine
 from overhaul.deploy._interface import FORWARD_ERRORS, real_batch
 from overhaul.deploy._onnxruntime import OnnxRuntime
 from overhaul.deploy._real_twin import real_twin
+from overhaul.deploy._timing import all_threads, call_of, throughput_fact, time_trials, trial_costs
 from overhaul.deploy._torch import Torch
-from overhaul.deploy._trial import Candidacy, Trial, try_engine
+from overhaul.deploy._trial import Candidacy, Samples, Trial, try_engine
 from overhaul.deploy._why_not import integers_fact
-from overhaul.evaluation import Latency, latency_facts, measure_latency
 
 
 class Deploy(Step):
@@ -64,14 +58,16 @@ class Deploy(Step):
             0.05: a value between two integers may fall to either side.
         quality_tolerance: Largest loss of quality, as a part of the model's own. Default 0.002.
         timing_s: Seconds of timing for each engine. Default 1.
+        cost: Whether opening and memory are measured, which starts a process for each engine and
+            takes some seconds. Default true.
 
     Raises:
         MissingExtraError: the package of an engine is not installed; before any work.
         ArtifactError: no engine passed; the message has the reason of each.
 
     Example:
-        >>> Deploy(engines=("torch",))
-        Deploy(engines=(Torch(),))
+        >>> Deploy(engines=("torch",), cost=False)
+        Deploy(engines=(Torch(),), cost=False)
     """
 
     needs: ClassVar[Traits] = frozenset({Trait.EDITABLE, Trait.FITS_TASK})
@@ -92,6 +88,7 @@ class Deploy(Step):
         default=0.002, ge=0, lt=1, description="Largest loss as a part of the model's quality."
     )
     timing_s: float = Field(default=1.0, gt=0, description="Seconds of timing for each engine.")
+    cost: bool = True
 
     @field_validator("engines")
     @classmethod
@@ -117,9 +114,10 @@ class Deploy(Step):
         for engine in self.engines:
             engine.check_installed()
         eager = deepcopy(model).cpu().eval()
-        candidacies = [Candidacy.of(eager, ctx)]
+        samples = Samples(ctx.data.val, ctx.task, ctx.label)
+        candidacies = [Candidacy.of(eager, samples)]
         if (twin := real_twin(eager)) is not None:
-            candidacies.append(Candidacy.of(twin, ctx, "/real"))
+            candidacies.append(Candidacy.of(twin, samples, "/real"))
         trials: list[Trial] = []
         refused: list[str] = []
         with (
@@ -132,11 +130,11 @@ class Deploy(Step):
                     trial = try_engine(
                         engine,
                         candidacy,
-                        ctx,
                         folder / name.replace("/", "-"),
                         threads=self.threads,
                         tolerance=self.tolerance,
                         quality_tolerance=self.quality_tolerance,
+                        log=ctx.facts.append,
                     )
                     trials.append(trial)
                 except (ArtifactError, ModelError) as error:
@@ -152,9 +150,22 @@ class Deploy(Step):
 
     def _timed_choice(self, trials: Sequence[Trial], eager: nn.Module, ctx: Context) -> str:
         """Time the artifacts against the original, log it, and return the chosen one's name."""
-        timings, by_latency = self._latencies(trials, eager, ctx)
-        more, by_throughput = self._throughputs(trials, ctx)
-        costs = [fact for trial in trials for fact in _cost_facts(trial, self.threads)]
+        val, before = ctx.data.val, ctx.label or "model"
+        batch = real_batch(val, self.batch_size)
+        others = {before: call_of(eager, batch)}
+        original = call_of(deepcopy(ctx.original).cpu().eval(), batch)
+        if _works(original):
+            others = {"original": original, **others}
+        timings, by_latency = time_trials(
+            trials, batch, others, threads=self.threads, time_s=self.timing_s, seed=ctx.seed
+        )
+        many = real_batch(val, self.throughput_batch)
+        more, by_throughput = time_trials(
+            trials, many, {}, threads=all_threads(), time_s=self.timing_s / 2, seed=ctx.seed
+        )
+        more = [throughput_fact(fact) for fact in more]
+        measured = trials if self.cost else []
+        costs = [fact for trial in measured for fact in trial_costs(trial, self.threads)]
         ctx.facts.extend([*timings, *more, *costs])
         latencies = by_throughput if self.prefer == "throughput" else by_latency
         candidates = [trial.candidate(latencies) for trial in trials]
@@ -176,61 +187,9 @@ class Deploy(Step):
             ctx.facts.append(integers_fact(trials, latencies, eager))
         return name
 
-    def _latencies(
-        self, trials: Sequence[Trial], eager: nn.Module, ctx: Context
-    ) -> tuple[list[Fact], dict[str, Latency]]:
-        """Time a call of `batch_size` samples, the model's and the original's too."""
-        batch = real_batch(ctx.data.val, self.batch_size)
-        calls = {ctx.label or "model": _call(eager, batch)}
-        original = _call(deepcopy(ctx.original).cpu().eval(), batch)
-        if _works(original):
-            calls = {"original": original, **calls}
-        calls |= {trial.subject: _call(trial.artifact, batch) for trial in trials}
-        found = measure_latency(calls, threads=self.threads, time_s=self.timing_s, seed=ctx.seed)
-        engines = {trial.subject: trial.engine for trial in trials}
-        return latency_facts(found, batch_size=self.batch_size, engines=engines), found
-
-    def _throughputs(
-        self, trials: Sequence[Trial], ctx: Context
-    ) -> tuple[list[Fact], dict[str, Latency]]:
-        """Time a call of `throughput_batch` samples on all threads."""
-        threads = os.cpu_count() or 1
-        batch = real_batch(ctx.data.val, self.throughput_batch)
-        calls = {}
-        for trial in trials:
-            artifact = load(trial.artifact.path, threads=threads, trust=True)
-            calls[trial.subject] = _call(artifact, batch)
-        found = measure_latency(
-            calls, threads=threads, time_s=self.timing_s / 2, max_time_s=15, seed=ctx.seed
-        )
-        engines = {trial.subject: trial.engine for trial in trials}
-        return latency_facts(found, batch_size=self.throughput_batch, engines=engines), found
-
 
 def _have_twins(trials: Sequence[Trial]) -> bool:
     return any(trial.is_twin for trial in trials)
-
-
-def _cost_facts(trial: Trial, threads: int) -> list[Fact]:
-    found = artifact_cost(trial.artifact.path, threads=threads)
-    about: dict[str, Any] = {
-        "subject": trial.subject,
-        "reason": found.reason,
-        "detail": {"engine": trial.engine, "threads": threads},
-        "reproducible": False,
-    }
-    return [
-        Fact(name="load_s", value=found.load_s, unit="s", **about),
-        Fact(name="peak_memory_bytes", value=found.peak_bytes, unit="B", **about),
-    ]
-
-
-def _call(predictor: nn.Module | Deployed, batch: Batch) -> Callable[[], object]:
-    def call() -> object:
-        with torch.no_grad():
-            return batch.forward(predictor)
-
-    return call
 
 
 def _works(call: Callable[[], object]) -> bool:

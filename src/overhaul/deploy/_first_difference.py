@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
 from overhaul.core import OverhaulError
+from overhaul.deploy._capture import keep_computation_only_
 from overhaul.deploy._difference import difference
 from overhaul.deploy._engine import Engine
 from overhaul.deploy._fold import folded
@@ -94,7 +95,8 @@ def _error(
         for info in signature.inputs
     )
     with quiet():
-        program = torch.export.export(module, tuple(inputs), dynamic_shapes=(dynamic,))
+        program = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic)
+    keep_computation_only_(program)
     (wanted,) = module(*inputs)
     dtype = str(wanted.dtype).removeprefix("torch.")
     output = TensorInfo(name=_OUTPUT, dtype=dtype, shape=tuple(wanted.shape))

@@ -1,7 +1,7 @@
 """`Trial`: an engine that runs the model as well as the model itself, and how that was found."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from overhaul.core import ArtifactError, Context, Fact, Task
+from overhaul.core import ArtifactError, Fact, Split, Task
 from overhaul.deploy._artifact import Artifact, load
 from overhaul.deploy._capture import capture, rounds_activations
 from overhaul.deploy._choice import Candidate
@@ -32,17 +32,34 @@ _STEPS_OF_INTEGERS = 0.05
 
 
 @dataclass(frozen=True)
+class Samples:
+    """What engines are judged on.
+
+    Attributes:
+        val: Real inputs.
+        task: What the outputs mean; without one there is no quality.
+        label: Whose quality it is compared with, for facts.
+    """
+
+    val: Split
+    task: Task | None = None
+    label: str = "model"
+
+
+@dataclass(frozen=True)
 class Candidacy:
     """A network that engines are tried with.
 
     Attributes:
+        samples: What it is judged on.
         suffix: Of the names of its trials: nothing, or `/real` for the twin in real numbers.
         model: In evaluation mode, on the CPU.
         program: What it computes.
         interface: Its inputs and outputs.
-        reference: What it predicts on `val`.
+        reference: What it predicts on the samples.
     """
 
+    samples: Samples
     suffix: str
     model: nn.Module
     program: ExportedProgram
@@ -50,16 +67,17 @@ class Candidacy:
     reference: Predictions
 
     @classmethod
-    def of(cls, model: nn.Module, ctx: Context, suffix: str = "") -> "Candidacy":
-        """Trace a model and run it on `val`.
+    def of(cls, model: nn.Module, samples: Samples, suffix: str = "") -> "Candidacy":
+        """Trace a model and run it on the samples.
 
         Raises:
             ArtifactError: it cannot be traced, or has no interface.
         """
-        val = ctx.data.val
+        val = samples.val
         interface = Interface.of(model, val)
         program = capture(model, real_batch(val, TRACED_SAMPLES), interface)
-        return cls(suffix, model, program, interface, predict(model, val, batch_size=_VAL_BATCH))
+        reference = predict(model, val, batch_size=_VAL_BATCH)
+        return cls(samples, suffix, model, program, interface, reference)
 
 
 @dataclass(frozen=True)
@@ -105,14 +123,23 @@ class Trial:
 def try_engine(
     engine: Engine,
     candidacy: Candidacy,
-    ctx: Context,
     folder: Path,
     *,
     threads: int,
     tolerance: float,
     quality_tolerance: float,
+    log: Callable[[Fact], None],
 ) -> Trial:
     """Write the artifact of one engine, open it as a user would, and judge it.
+
+    Args:
+        engine: Which.
+        candidacy: Of what.
+        folder: Where to; it is made.
+        threads: Threads of a call.
+        tolerance: Largest error of an output, as a part of the largest.
+        quality_tolerance: Largest loss of quality, as a part of the model's own.
+        log: Is given each fact when it is known, so also those of an engine that fails.
 
     Raises:
         ArtifactError: the engine cannot run it, or not well enough.
@@ -121,37 +148,43 @@ def try_engine(
     if rounds_activations(program):
         tolerance = max(tolerance, _STEPS_OF_INTEGERS)
     folder.mkdir(parents=True)
+    val, task = candidacy.samples.val, candidacy.samples.task
     signature = Signature(
         engine=engine.spec_name(),
         options=engine.options(),
         file=engine.file_name,
         versions=engine.versions(),
-        task=ctx.task.spec_name(),
+        task="none" if task is None else task.spec_name(),
         inputs=interface.inputs,
         outputs=interface.outputs,
         named_outputs=interface.named_outputs,
         tolerance=widest_tolerance(tolerance, interface.outputs),
-        **_meaning(ctx.task),
+        **_meaning(task),
     )
     engine.write(program, signature, folder)
     runner = engine.open(folder / engine.file_name, signature, threads)
-    inputs = flat_inputs(real_batch(ctx.data.val, min(_GOLDEN_SAMPLES, len(ctx.data.val))))
+    inputs = flat_inputs(real_batch(val, min(_GOLDEN_SAMPLES, len(val))))
     write_golden(folder, signature, inputs, runner(inputs))
     write_signature(folder, signature)
     write_manifest(folder, signature.versions)
     artifact = load(folder, threads=threads, trust=True)
-    return _judged(engine, artifact, candidacy, ctx, quality_tolerance)
+    return _judged(engine, artifact, candidacy, quality_tolerance, log)
 
 
 def _judged(
-    engine: Engine, artifact: Artifact, candidacy: Candidacy, ctx: Context, allowed_loss: float
+    engine: Engine,
+    artifact: Artifact,
+    candidacy: Candidacy,
+    allowed_loss: float,
+    log: Callable[[Fact], None],
 ) -> Trial:
     """Log parity and quality of an artifact.
 
     Raises:
         ArtifactError: one of them is not good enough.
     """
-    name, val = f"{artifact.engine}{candidacy.suffix}", ctx.data.val
+    name, val = f"{artifact.engine}{candidacy.suffix}", candidacy.samples.val
+    task = candidacy.samples.task
     subject, reference = f"artifact/{name}", candidacy.reference
     found = predict(artifact, val, batch_size=_VAL_BATCH)
     small = [real_batch(val, size, start=7) for size in _PARITY_SIZES]
@@ -159,12 +192,14 @@ def _judged(
         pairs = [(batch.forward(artifact), batch.forward(candidacy.model)) for batch in small]
     error = difference([(found.outputs, reference.outputs), *pairs])
     tolerance = artifact.signature.tolerance
-    agreement = equal_predictions(
-        ctx.task.predictions(found.outputs), ctx.task.predictions(reference.outputs)
-    )
-    parity = ctx.log(
-        "output_error",
-        error.max_relative,
+    agreement = None
+    if task is not None:
+        agreement = equal_predictions(
+            task.predictions(found.outputs), task.predictions(reference.outputs)
+        )
+    parity = Fact(
+        name="output_error",
+        value=error.max_relative,
         subject=subject,
         split="val",
         n=len(found),
@@ -175,6 +210,7 @@ def _judged(
             "batch_sizes": [*_PARITY_SIZES, min(_VAL_BATCH, len(val))],
         },
     )
+    log(parity)
     if not error.max_relative <= tolerance:
         where = first_difference(
             engine, candidacy.program, artifact.signature, flat_inputs(small[1]), tolerance
@@ -184,23 +220,27 @@ def _judged(
             f"at most {tolerance:.2g} is allowed. {where} Does the forward pass depend on the "
             "number of samples, on randomness, or on what earlier calls left behind?"
         )
-    quality = quality_facts(ctx.task, found, subject=subject, split="val")
-    ctx.facts.extend(quality)
-    _check_quality(quality, reference, ctx, allowed_loss)
-    trial = Trial(name, artifact, ())
-    size = ctx.log("size_bytes", trial.size_bytes, unit="B", subject=subject)
+    quality: list[Fact] = []
+    if task is not None:
+        quality = quality_facts(task, found, subject=subject, split="val")
+        for fact in quality:
+            log(fact)
+        own = quality_facts(task, reference, subject=candidacy.samples.label, split="val")
+        _check_quality(task, quality, own, allowed_loss)
+    bytes_ = Trial(name, artifact, ()).size_bytes
+    size = Fact(name="size_bytes", value=bytes_, unit="B", subject=subject)
+    log(size)
     return Trial(name, artifact, (parity, *quality, size))
 
 
 def _check_quality(
-    found: Sequence[Fact], reference: Predictions, ctx: Context, allowed_loss: float
+    task: Task, found: Sequence[Fact], wanted: Sequence[Fact], allowed_loss: float
 ) -> None:
-    name = ctx.task.selection_metric
-    value = _value(found, name)
-    own = _value(quality_facts(ctx.task, reference, subject=ctx.label, split="val"), name)
+    name = task.selection_metric
+    value, own = _value(found, name), _value(wanted, name)
     if math.isnan(own) and math.isnan(value):
         return
-    loss = own - value if ctx.task.higher_is_better else value - own
+    loss = own - value if task.higher_is_better else value - own
     if not loss <= allowed_loss * abs(own):
         raise ArtifactError(
             f"its {name} on val is {value:.4g} and the model's {own:.4g}: worse by more than "
@@ -208,7 +248,7 @@ def _check_quality(
         )
 
 
-def _meaning(task: Task) -> dict[str, Any]:
+def _meaning(task: Task | None) -> dict[str, Any]:
     """Return what the task knows about the meaning of inputs and outputs."""
     preprocess = task.preprocess if isinstance(task, DataTask) else None
     return {
