@@ -21,17 +21,18 @@ SOURCE = ROOT / "src" / "overhaul"
 
 _FAMILIES = ("pruning", "quantization", "distillation", "transfer", "multitask")
 _BELOW_CLI = (
-    *("core", "graph", "tasks", "evaluation", "training", *_FAMILIES),
+    *("runtime", "core", "graph", "tasks", "evaluation", "training", *_FAMILIES),
     *("deploy", "report", "running"),
 )
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "core": (),
+    "runtime": (),
+    "core": ("runtime",),
     "graph": ("core",),
     "tasks": ("core",),
     "evaluation": ("core", "tasks"),
     "training": ("core", "tasks", "evaluation"),
     **dict.fromkeys(_FAMILIES, ("core", "graph", "tasks", "evaluation", "training")),
-    "deploy": ("core", "tasks", "evaluation"),
+    "deploy": ("core", "runtime", "tasks", "evaluation"),
     "report": ("core",),
     "running": ("core", "tasks", "evaluation", "deploy", "report"),
     "cli": (*_BELOW_CLI, ""),
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 }
 """The rooms and what each may import; `""` is the package itself, which re-exports."""
 
-WITHOUT_TORCH = {"report"}
+WITHOUT_TORCH = {"report", "runtime"}
 DRAWERS = {"utils", "util", "utilities", "helpers", "helper", "common", "misc", "manager"}
 MOST_LINES = 450
 """The training loop, the longest file that still answers one question, has a little over 400."""

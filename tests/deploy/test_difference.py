@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from overhaul.deploy._difference import Difference, difference, equal_predictions
+from overhaul.deploy._difference import difference, equal_predictions
+from overhaul.runtime import Difference
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8).map(torch.tensor)
 

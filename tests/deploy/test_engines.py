@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,7 @@ def test_compiled_code_is_opened_only_by_who_trusts_it(make_context: MakeContext
 def test_code_for_another_cpu_is_refused(tmp_path: Path) -> None:
     x = torch.zeros(2, 6)
     signature = signature_of(AOTInductor(), x, x)
-    other = signature.model_copy(update={"versions": {"torch": "2.9", "cpu": "SVE256"}})
+    other = replace(signature, versions={"torch": "2.9", "cpu": "SVE256"})
     with pytest.raises(ArtifactError, match="compiled for a CPU with SVE256, and this one has"):
         AOTInductor().open(tmp_path / "compiled.pt2", other, 1)
 

@@ -14,7 +14,8 @@ def test_an_intact_artifact_computes_what_it_did(artifact_folder: Path) -> None:
     assert (found.files, found.samples, found.max_abs_error) == (3, 4, 0.0)
     assert str(found) == (
         f"{artifact_folder} is intact: 3 files have their hashes, and {found.engine} computes the "
-        "4 golden samples again with an error of 0 of the largest output (allowed: 0.001)."
+        "4 golden samples again with an error of 0 of the largest output (allowed: 0.001). It was "
+        f"made with {found.made_with}."
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -209,7 +210,7 @@ def verify_artifact(
 ) -> Answer:
     """Check that a deployed model is intact and still computes what it did when it was made."""
     found = verify(artifact)
-    return Answer(found.model_dump(mode="json"), [str(found)])
+    return Answer(asdict(found), [str(found)])
 
 
 def report(

@@ -4,18 +4,11 @@ from overhaul.core._batch import Batch, Outputs, Targets, unwrap_outputs
 from overhaul.core._context import Context, Deployed
 from overhaul.core._edit import Carried, Edit
 from overhaul.core._errors import (
-    ArtifactError,
-    CorruptedFileError,
-    DataError,
-    MissingExtraError,
     ModelError,
     NonFiniteLossError,
     OrderError,
-    OverhaulError,
-    RunFolderError,
     SealedTestError,
     SpecError,
-    nearest,
 )
 from overhaul.core._facts import Fact, SplitName
 from overhaul.core._head import find_head
@@ -37,17 +30,15 @@ from overhaul.core._names import (
     snake_case,
 )
 from overhaul.core._network import Network, load_weights_
-from overhaul.core._optional import load_optional
 from overhaul.core._progress import Advance, Progress
 from overhaul.core._random import derived_seed, seed_everything, seeded
 from overhaul.core._run_folder import RunFolder, StepState
 from overhaul.core._schema import json_schema
 from overhaul.core._select import matching_names, owner_of, replace_module_
-from overhaul.core._spec import Factory, InputFile, Spec, canonical_json, yaml_text
+from overhaul.core._spec import Factory, InputFile, Spec, yaml_text
 from overhaul.core._step import Step
 from overhaul.core._store import (
     CheckpointFolder,
-    file_hash,
     read_state,
     whole_folder,
     write_state,
@@ -64,6 +55,18 @@ from overhaul.core._task import (
     part_of,
 )
 from overhaul.core._traits import Trait, Traits
+from overhaul.runtime import (
+    ArtifactError,
+    CorruptedFileError,
+    DataError,
+    MissingExtraError,
+    OverhaulError,
+    RunFolderError,
+    canonical_json,
+    file_hash,
+    load_optional,
+    nearest,
+)
 
 __all__ = [
     "PLAIN",

@@ -1,13 +1,14 @@
 """Names of specs in recipes: from class to short name, and from short name or path to object."""
 
-import importlib
 import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any, TypeVar
 
-from overhaul.core._errors import SpecError, nearest
+from overhaul.core._errors import SpecError
+from overhaul.runtime import nearest
 
 T = TypeVar("T")
 
@@ -29,11 +30,12 @@ def spec_name(cls: type) -> str:
 
 
 def concrete_subclasses(base: type[T]) -> Iterator[type[T]]:
-    """Yield `base` and everything below it that can be instantiated and is public."""
-    if not inspect.isabstract(base) and not base.__name__.startswith("_"):
-        yield base
-    for sub in base.__subclasses__():
-        yield from concrete_subclasses(sub)
+    """Yield `base` and everything below it that can be instantiated and is public.
+
+    All rooms of the package are imported before, since only a class that is imported is found.
+    """
+    import_module(__name__.partition(".")[0]).import_rooms()
+    yield from _below(base)
 
 
 def find_class(base: type[T], name: str) -> type[T]:
@@ -65,6 +67,13 @@ def find_class(base: type[T], name: str) -> type[T]:
     raise SpecError(f"unknown {kind} '{name}'. {nearest(name, known)}")
 
 
+def _below(base: type[T]) -> Iterator[type[T]]:
+    if not inspect.isabstract(base) and not base.__name__.startswith("_"):
+        yield base
+    for sub in base.__subclasses__():
+        yield from _below(sub)
+
+
 def import_object(path: str) -> Any:
     """Import `package.module:name` and return what it names.
 
@@ -82,7 +91,7 @@ def import_object(path: str) -> Any:
             "'torchvision.models:resnet18'."
         )
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = import_module(module_name)
     except ImportError as error:
         raise SpecError(
             f"cannot import '{module_name}' of '{path}': {error}. Is the package installed and, "

@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from overhaul.core._errors import CorruptedFileError, ModelError, SpecError
+from overhaul.core._errors import ModelError, SpecError
 from overhaul.core._spec import Factory, InputFile, Spec
+from overhaul.runtime import CorruptedFileError
 
 
 class Network(Spec):

@@ -12,7 +12,6 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from overhaul.core._edit import Carried, Edit
-from overhaul.core._errors import CorruptedFileError, RunFolderError
 from overhaul.core._facts import Fact
 from overhaul.core._store import (
     CheckpointFolder,
@@ -24,6 +23,7 @@ from overhaul.core._store import (
     write_tensors,
     write_text,
 )
+from overhaul.runtime import CorruptedFileError, RunFolderError
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from overhaul.core._errors import ModelError, nearest
+from overhaul.core._errors import ModelError
+from overhaul.runtime import nearest
 
 
 def matching_names(names: Iterable[str], patterns: Sequence[str], field: str) -> set[str]:

@@ -1,7 +1,6 @@
 """`Spec`: what steps, plugs and tasks have in common. They are data."""
 
 import inspect
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -26,8 +25,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails, core_schema
 from torch import nn
 
-from overhaul.core._errors import SpecError, nearest
+from overhaul.core._errors import SpecError
 from overhaul.core._names import find_class, import_object, import_path, snake_case
+from overhaul.runtime import nearest
 
 
 def _import_if_path(value: Any) -> Any:
@@ -414,8 +414,3 @@ def _field_of(detail: ErrorDetails) -> tuple[str, ...]:
 
 
 _UNION_MEMBERS = {"str", "bool", "int", "float", "none", "callable"}
-
-
-def canonical_json(data: Any) -> str:
-    """Return the one JSON text of plain data that hashes are taken of."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

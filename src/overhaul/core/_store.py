@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from overhaul.core._errors import CorruptedFileError, RunFolderError
+from overhaul.runtime import CorruptedFileError, RunFolderError, file_hash
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 _MARK = "$tensor"
@@ -126,12 +126,6 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_state(folder: Path, tree: Mapping[str, Any]) -> None:

@@ -6,13 +6,12 @@ from overhaul.deploy._compare_engines import compare_engines
 from overhaul.deploy._deploy import Deploy
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._executorch import ExecuTorch
-from overhaul.deploy._manifest import Manifest, ManifestEntry
 from overhaul.deploy._onnxruntime import OnnxRuntime
 from overhaul.deploy._openvino import OpenVINO
-from overhaul.deploy._signature import Signature, TensorInfo
 from overhaul.deploy._torch import Torch
 from overhaul.deploy._torch_compile import TorchCompile
-from overhaul.deploy._verify import Verification, verify
+from overhaul.deploy._verify import verify
+from overhaul.runtime import Manifest, ManifestEntry, Signature, TensorInfo, Verification
 
 __all__ = [
     "AOTInductor",

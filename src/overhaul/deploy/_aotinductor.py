@@ -13,8 +13,9 @@ from overhaul.deploy._capture import short_reason
 from overhaul.deploy._compiler import check_compiler, cpu_capability
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._quiet import quiet
-from overhaul.deploy._signature import Signature, example_inputs
+from overhaul.deploy._signature import example_inputs
 from overhaul.deploy._torch import torch_threads
+from overhaul.runtime import Signature
 
 
 class AOTInductor(Engine):

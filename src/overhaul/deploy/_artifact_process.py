@@ -6,9 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from overhaul.deploy._artifact import engine_named, load, read_signature
-from overhaul.deploy._golden import read_golden
+from overhaul.deploy._artifact import engine_named, load
 from overhaul.evaluation import peak_bytes, reset_peak
+from overhaul.runtime import read_golden, read_signature
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     path, threads = Path(sys.argv[1]), int(sys.argv[2])
     signature = read_signature(path)
     engine_named(signature).check_installed()  # packages are imported before anything is measured
-    inputs, _ = read_golden(path, signature)
+    inputs, _ = read_golden(path, signature, "pt")
     one = [tensor[:1].clone() for tensor in inputs]
     del inputs
     gc.collect()

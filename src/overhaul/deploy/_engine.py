@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from overhaul.core import Spec
-from overhaul.deploy._signature import Signature
+from overhaul.runtime import Signature
 
 Runner: TypeAlias = Callable[[Sequence[Tensor]], list[Tensor]]
 """Takes the inputs in the order of the signature and returns the outputs in its order."""

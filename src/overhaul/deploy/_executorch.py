@@ -16,7 +16,8 @@ from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._executorch_integers import with_executorch_integers
 from overhaul.deploy._fold import folded
 from overhaul.deploy._quiet import quiet
-from overhaul.deploy._signature import Signature, example_inputs
+from overhaul.deploy._signature import example_inputs
+from overhaul.runtime import Signature
 
 _TO_WRITE = "to write a model for ExecuTorch"
 _TO_RUN = "to run a model that was deployed to ExecuTorch"

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,7 @@ from overhaul.deploy._difference import difference
 from overhaul.deploy._engine import Engine
 from overhaul.deploy._fold import folded
 from overhaul.deploy._quiet import quiet
-from overhaul.deploy._signature import Signature, TensorInfo
+from overhaul.runtime import Signature, TensorInfo
 
 _OUTPUT = "value"
 
@@ -99,7 +100,7 @@ def _error(
     (wanted,) = module(*inputs)
     dtype = str(wanted.dtype).removeprefix("torch.")
     output = TensorInfo(name=_OUTPUT, dtype=dtype, shape=tuple(wanted.shape))
-    part = signature.model_copy(update={"outputs": (output,)})
+    part = replace(signature, outputs=(output,))
     with TemporaryDirectory() as folder:
         engine.write(program, part, Path(folder))
         (found,) = engine.open(Path(folder) / engine.file_name, part, 1)(inputs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from overhaul.core import ArtifactError, Batch, Outputs, OverhaulError, Split, model_tensors
-from overhaul.deploy._signature import TensorInfo
+from overhaul.runtime import TensorInfo
 
 FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError)
 _SIZES = (5, 3)
@@ -92,11 +92,6 @@ def input_names(model: nn.Module, batch: Batch) -> list[str]:
 def named(outputs: Outputs) -> Mapping[str, Tensor]:
     """Return outputs by name; a single one is called `output`."""
     return outputs if isinstance(outputs, dict) else {"output": outputs}
-
-
-def unnamed(outputs: Sequence[Tensor], names: Sequence[str], *, is_dict: bool) -> Outputs:
-    """Undo `named`."""
-    return dict(zip(names, outputs, strict=True)) if is_dict else outputs[0]
 
 
 def _outputs(model: nn.Module, batch: Batch) -> Outputs:

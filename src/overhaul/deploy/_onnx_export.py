@@ -10,7 +10,7 @@ from overhaul.core import ArtifactError
 from overhaul.deploy._capture import has_integers, short_reason
 from overhaul.deploy._onnx_integers import OPSET, integer_translations, store_four_bits_
 from overhaul.deploy._quiet import quiet
-from overhaul.deploy._signature import Signature
+from overhaul.runtime import Signature
 
 _NO_FUNCTION = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 

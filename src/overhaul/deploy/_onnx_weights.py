@@ -15,8 +15,8 @@ import torch
 
 from overhaul.core import load_optional, pack4
 from overhaul.deploy._onnx_integers import add_initializer_, four_bits
-from overhaul.deploy._onnx_session import open_session
 from overhaul.deploy._quiet import quiet
+from overhaul.runtime import open_session
 
 _WHY = "to export a model to ONNX"
 _MICROSOFT = "com.microsoft"

@@ -1,23 +1,20 @@
 """The engine `onnxruntime`: ONNX Runtime on the CPU, on an `.onnx` file."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 from torch.export import ExportedProgram
 
 from overhaul.core import ArtifactError, load_optional
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._onnx_export import export_onnx
-from overhaul.deploy._onnx_session import open_session
 from overhaul.deploy._onnx_weights import choose_kernels_, write_out_unfused_
 from overhaul.deploy._quiet import quiet
-from overhaul.deploy._signature import Signature
+from overhaul.runtime import Signature, open_onnxruntime
 
-_TO_WRITE, _TO_RUN = "to export a model to ONNX", "to run a model that was deployed to ONNX"
+_TO_WRITE = "to export a model to ONNX"
 
 
 class OnnxRuntime(Engine):
@@ -89,24 +86,7 @@ class OnnxRuntime(Engine):
         Raises:
             ArtifactError: this version of ONNX Runtime cannot read it.
         """
-        runtime = load_optional("onnxruntime", extra="onnx", why=_TO_RUN)
-        try:
-            session = open_session(path, threads)
-        except Exception as error:  # onnxruntime's own errors share no documented base
-            made_for = signature.versions.get("onnxruntime", "of unknown version")
-            raise ArtifactError(
-                f"onnxruntime {runtime.__version__} cannot open '{path.name}': {error}. It was "
-                f"written for onnxruntime {made_for}: use that, or deploy the model again."
-            ) from error
-        names = [info.name for info in signature.inputs]
-        taken = {node.name for node in session.get_inputs()}
-
-        def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-            feed = {
-                name: tensor.numpy()
-                for name, tensor in zip(names, inputs, strict=True)
-                if name in taken
-            }
-            return [torch.from_numpy(output) for output in session.run(None, feed)]
-
-        return run
+        run = open_onnxruntime(path, signature, threads)
+        return lambda inputs: [
+            torch.from_numpy(output) for output in run([tensor.numpy() for tensor in inputs])
+        ]

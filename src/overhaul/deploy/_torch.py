@@ -15,7 +15,7 @@ from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._fold import folded
 from overhaul.deploy._pt2_rules import check_pt2
 from overhaul.deploy._quiet import quiet
-from overhaul.deploy._signature import Signature
+from overhaul.runtime import Signature
 
 
 class Torch(Engine):

@@ -14,8 +14,9 @@ from overhaul.deploy._compiler import check_compiler
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._fold import folded
 from overhaul.deploy._quiet import quiet
-from overhaul.deploy._signature import Signature, example_inputs
+from overhaul.deploy._signature import example_inputs
 from overhaul.deploy._torch import read_program, torch_threads, write_program
+from overhaul.runtime import Signature
 
 _SIZES = (1, 2)
 """The sizes compiled for: torch takes one sample for a constant, and more for any number."""

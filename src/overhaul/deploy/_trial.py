@@ -11,17 +11,18 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from overhaul.core import ArtifactError, Fact, Split, Task
-from overhaul.deploy._artifact import SIGNATURE, Artifact, load
+from overhaul.deploy._artifact import Artifact, load
 from overhaul.deploy._capture import capture, rounds_activations
 from overhaul.deploy._choice import Candidate
 from overhaul.deploy._difference import difference, equal_predictions
 from overhaul.deploy._engine import Engine
 from overhaul.deploy._first_difference import first_difference
-from overhaul.deploy._golden import GOLDEN, write_golden
+from overhaul.deploy._golden import write_golden
 from overhaul.deploy._interface import Interface, flat_inputs, real_batch
 from overhaul.deploy._manifest import write_manifest
-from overhaul.deploy._signature import Signature, widest_tolerance
+from overhaul.deploy._signature import widest_tolerance, write_signature
 from overhaul.evaluation import Latency, Predictions, predict, quality_facts
+from overhaul.runtime import GOLDEN, SIGNATURE, Signature
 from overhaul.tasks import DataTask, SingleTask
 
 TRACED_SAMPLES, _GOLDEN_SAMPLES = 5, 4
@@ -164,7 +165,7 @@ def try_engine(
     runner = engine.open(folder / engine.file_name, signature, threads)
     inputs = flat_inputs(real_batch(val, min(_GOLDEN_SAMPLES, len(val))))
     write_golden(folder, signature, inputs, runner(inputs))
-    (folder / SIGNATURE).write_text(signature.model_dump_json(indent=2) + "\n", "utf-8")
+    write_signature(folder, signature)
     write_manifest(folder, signature.versions)
     artifact = load(folder, threads=threads, trust=True)
     return _judged(engine, artifact, candidacy, quality_tolerance, log)

@@ -17,7 +17,7 @@ def example_of(cls: type[Spec]) -> Spec:
     Raises:
         AssertionError: the docstring has no example that makes one.
     """
-    namespace: dict[str, Any] = {**vars(overhaul), **vars(sys.modules[cls.__module__])}
+    namespace: dict[str, Any] = {**_public_names(), **vars(sys.modules[cls.__module__])}
     for example in doctest.DocTestParser().get_examples(inspect.getdoc(cls) or ""):
         try:
             made = eval(example.source, namespace)
@@ -45,7 +45,7 @@ def check_spec(spec: Spec) -> None:
     cls = type(spec)
     name = cls.__name__
     assert "Example:" in (inspect.getdoc(cls) or ""), f"{name}: the docstring has no Example"
-    namespace = {**vars(overhaul), **{each.__name__: each for each in _classes_in(spec)}}
+    namespace = {**_public_names(), **{each.__name__: each for each in _classes_in(spec)}}
     assert eval(repr(spec), namespace) == spec, f"{name}: repr does not evaluate to an equal one"
     assert cls.from_yaml(spec.to_yaml()) == spec, f"{name}: YAML does not round-trip"
     as_json = json.loads(json.dumps(spec.to_data()))
@@ -59,6 +59,10 @@ def check_spec(spec: Spec) -> None:
     else:
         raise AssertionError(f"{name} takes a field that it does not have")
     assert "Known:" in refusal, f"{name}: the error names no known field: {refusal}"
+
+
+def _public_names() -> dict[str, Any]:
+    return {name: getattr(overhaul, name) for name in overhaul.__all__}
 
 
 def _classes_in(value: Any) -> Iterator[type[Spec]]:

@@ -1,0 +1,80 @@
+"""The engine `openvino`: OpenVINO on the CPU, set so that it computes what the file says."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from overhaul.runtime._errors import ArtifactError
+from overhaul.runtime._onnxruntime import ArrayRunner
+from overhaul.runtime._optional import load_optional
+from overhaul.runtime._signature import Signature
+
+
+def open_openvino(path: Path, signature: Signature, threads: int | None) -> ArrayRunner:
+    """Open an `.xml` file and the `.bin` beside it in OpenVINO.
+
+    Args:
+        path: The `.xml` file.
+        signature: What it takes and returns; its options `hint` and `precision` are `latency` and
+            `f32` unless it says otherwise.
+        threads: How many threads one call may use; None for OpenVINO's own choice.
+
+    Raises:
+        ArtifactError: this version of OpenVINO cannot read them.
+        MissingExtraError: openvino is not installed.
+    """
+    openvino = import_openvino("to run a model that was deployed to OpenVINO")
+    options: dict[str, Any] = {
+        "PERFORMANCE_HINT": str(signature.options.get("hint", "latency")).upper(),
+        "INFERENCE_PRECISION_HINT": str(signature.options.get("precision", "f32")),
+        # Otherwise the inputs of a layer with integer weights may be rounded to integers too.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    try:
+        core = openvino.Core()
+        model = core.read_model(path, path.with_suffix(".bin"))
+        compiled = core.compile_model(model, "CPU", options)
+    except Exception as error:  # openvino raises RuntimeError for everything
+        raise ArtifactError(
+            f"openvino {openvino.__version__} cannot open '{path.name}': {last_line(error)}. It "
+            f"was written by openvino {signature.versions.get('openvino', 'of unknown')}: use "
+            "that, or deploy the model again."
+        ) from error
+    request, outputs = compiled.create_infer_request(), compiled.outputs
+
+    def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        found = request.infer(list(inputs))
+        return [found[output] for output in outputs]
+
+    return run
+
+
+def import_openvino(why: str, extra: str | None = None) -> Any:
+    """Import openvino, and keep it from reporting that to its maker, which it does unasked.
+
+    Args:
+        why: What it is needed for, as the end of a sentence.
+        extra: The extra of Overhaul that installs what is needed; see `load_optional`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    reporter = "openvino_telemetry"
+    if "openvino" in sys.modules or reporter in sys.modules:
+        return load_optional("openvino", extra=extra, why=why)
+    sys.modules[reporter] = None  # type: ignore[assignment]
+    try:
+        return load_optional("openvino", extra=extra, why=why)
+    finally:
+        del sys.modules[reporter]
+
+
+def last_line(error: Exception) -> str:
+    """Return the last line of an error of OpenVINO that says something; the first are its files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
