@@ -67,10 +67,6 @@ def variants() -> dict[str, tuple[Step, ...]]:
             oh.PruneChannels(macs=0.5, scope="normalized"),
             TRAIN,
         ),
-        "magnitude, p=1, multiple of 8": (
-            oh.PruneChannels(macs=0.5, criterion=oh.Magnitude(p=1), multiple=8),
-            TRAIN,
-        ),
         f"narrower, from scratch (width {NARROW})": (narrow, fresh),
     }
 
