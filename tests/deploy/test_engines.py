@@ -238,7 +238,7 @@ def test_compiled_code_runs_on_the_threads_that_were_asked_for(
 def test_compiled_code_is_opened_only_by_who_trusts_it(make_context: MakeContext) -> None:
     model = network("features")
     ctx = make_context(model, task=task_of("features"))
-    Deploy(engines=(AOTInductor(),), timing_s=0.01, cost=False).apply(model, ctx)
+    Deploy(engines=(AOTInductor(),), timing_s=0.01).apply(model, ctx)
     assert isinstance(fact(ctx, "load_s", "artifact/aotinductor").value, float)
     for opening in (load, verify):
         with pytest.raises(

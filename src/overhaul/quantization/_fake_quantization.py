@@ -50,8 +50,9 @@ class FakeQuantization(Constraint):
 
     Example:
         >>> form = LayerForm(weights={"weight": WeightForm(type="int8", per_tensor=True)})
-        >>> FakeQuantization(layers={"fc": form}, scales={"fc.weight": (0.01,)}).rate
-        1.0
+        >>> FakeQuantization(layers={"fc": form}, scales={"fc.weight": (0.01,)})
+        FakeQuantization(layers={'fc': LayerForm(weights={'weight': WeightForm(type='int8',
+            per_tensor=True)})}, scales={'fc.weight': (0.01,)})
 
     Paper: Jacob et al., CVPR 2018, section 3; Esser et al., ICLR 2020.  Differs: zero points do not
     learn, and a scale changes by a part of itself.
