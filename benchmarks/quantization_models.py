@@ -281,7 +281,7 @@ def _with_head(model: SentenceClassifier, train: Any, file: Path) -> dict[str, A
         fitted = LogisticRegression(C=10, max_iter=300).fit(torch.cat(states), labels)
         save_file(
             {
-                "weight": torch.from_numpy(fitted.coef_).float(),
+                "weight": torch.from_numpy(fitted.coef_).float().contiguous(),
                 "bias": torch.from_numpy(fitted.intercept_).float(),
             },
             weights,
