@@ -17,6 +17,7 @@ from overhaul.cli._app import app
 
 MODULE = """
 import os
+import sys
 
 from torch import nn
 
@@ -28,6 +29,7 @@ class Net(nn.Sequential):
         Net.calls += 1
         if os.environ.get("TELL_AT_CALL") == str(Net.calls):
             print("now", flush=True)
+            sys.stdin.readline()  # nothing comes: it waits to be interrupted
         return super().forward(x)
 
 
@@ -52,6 +54,7 @@ def test_interrupted_in_an_epoch_the_printed_line_finishes_the_run(tmp_path: Pat
         [sys.executable, "-m", "overhaul", *line],
         cwd=tmp_path,
         env={**environment, "TELL_AT_CALL": str(STEPS_PER_EPOCH + 60)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

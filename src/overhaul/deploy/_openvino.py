@@ -14,7 +14,7 @@ from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._onnx_export import export_onnx
 from overhaul.deploy._onnx_weights import regularize_blocks_, weights_of
 from overhaul.deploy._quiet import quiet
-from overhaul.runtime import Signature, import_openvino, last_line, open_openvino
+from overhaul.runtime import Signature, import_openvino, last_line, open_openvino, openvino_core
 
 _TO_WRITE = "to write a model for OpenVINO"
 
@@ -80,7 +80,7 @@ class OpenVINO(Engine):
             with quiet(), TemporaryDirectory() as temporary:
                 path = Path(temporary) / "model.onnx"
                 exported.save(path)
-                model = openvino.Core().read_model(path)
+                model = openvino_core(openvino).read_model(path)
                 openvino.save_model(
                     model, folder / self.file_name, compress_to_fp16=self.half_weights
                 )

@@ -17,7 +17,7 @@ from overhaul.runtime._hashes import canonical_json, file_hash
 from overhaul.runtime._manifest import MANIFEST, Manifest, ManifestEntry, read_manifest
 from overhaul.runtime._onnxruntime import open_onnxruntime, open_session
 from overhaul.runtime._opened import OpenedArtifact, checked_folder
-from overhaul.runtime._openvino import import_openvino, last_line, open_openvino
+from overhaul.runtime._openvino import import_openvino, last_line, open_openvino, openvino_core
 from overhaul.runtime._optional import load_optional
 from overhaul.runtime._signature import SIGNATURE, Signature, TensorInfo, read_signature
 from overhaul.runtime._verify import Verification, verify, verify_opened
@@ -54,6 +54,7 @@ __all__ = [
     "open_onnxruntime",
     "open_openvino",
     "open_session",
+    "openvino_core",
     "read_golden",
     "read_manifest",
     "read_signature",

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def open_openvino(path: Path, signature: Signature, threads: int | None) -> Arra
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
     try:
-        core = openvino.Core()
+        core = openvino_core(openvino)
         model = core.read_model(path, path.with_suffix(".bin"))
         compiled = core.compile_model(model, "CPU", options)
     except Exception as error:  # openvino raises RuntimeError for everything
@@ -52,6 +53,12 @@ def open_openvino(path: Path, signature: Signature, threads: int | None) -> Arra
         return [found[output] for output in outputs]
 
     return run
+
+
+@cache
+def openvino_core(openvino: Any) -> Any:
+    """Return the one `Core` of this process: with its last one OpenVINO unloads its libraries."""
+    return openvino.Core()
 
 
 def import_openvino(why: str, extra: str | None = None) -> Any:
