@@ -19,7 +19,7 @@ from overhaul.runtime._onnxruntime import open_onnxruntime, open_session
 from overhaul.runtime._opened import OpenedArtifact, checked_folder
 from overhaul.runtime._openvino import import_openvino, last_line, open_openvino, openvino_core
 from overhaul.runtime._optional import load_optional
-from overhaul.runtime._signature import SIGNATURE, Signature, TensorInfo, read_signature
+from overhaul.runtime._signature import SIGNATURE, AnyTensor, Signature, TensorInfo, read_signature
 from overhaul.runtime._verify import Verification, verify, verify_opened
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "INFINITE",
     "MANIFEST",
     "SIGNATURE",
+    "AnyTensor",
     "Artifact",
     "ArtifactError",
     "CorruptedFileError",
