@@ -13,7 +13,6 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,11 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 from coverage_models import Case, build, names, torch_pruner
-from torch import Tensor, nn
+from torch import nn
 
-from overhaul.core import Batch, CheckpointFolder, Context, Split
+from overhaul.core import Batch, CheckpointFolder, Context
 from overhaul.evaluation import count_macs
 from overhaul.pruning import PruneChannels
+from overhaul.tasks import as_split
 from overhaul.testing import tiny_task
 
 SETS = ("torchvision", "timm", "transformers")
@@ -46,35 +46,13 @@ def macs(case: Case, model: nn.Module) -> int:
     return count_macs(model, as_batch(case)).per_sample
 
 
-class Examples(Split):
-    """The example inputs of a case, as the samples to train with."""
-
-    name = "train"
-
-    def __init__(self, case: Case) -> None:
-        self.batch = as_batch(case)
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def read(self, indices: Tensor) -> Batch:
-        return self.batch.map_tensors(lambda tensor: tensor[indices])
-
-    def batches(self, index_batches: list[Tensor], workers: int = 0) -> Iterator[Batch]:
-        return (self.read(indices) for indices in index_batches)
-
-    @property
-    def fingerprint(self) -> str:
-        return "the example inputs"
-
-
 def ours(case: Case, found: dict[str, Any]) -> nn.Module:
     """Apply the step with its default settings; the proof before the edit is part of it."""
     task = tiny_task()
     with TemporaryDirectory() as folder:
         ctx = Context(
             task=task,
-            data=replace(task.prepare(), train=Examples(case)),
+            data=replace(task.prepare(), train=as_split(as_batch(case), "train")),
             original=case.model,
             checkpoints=CheckpointFolder(Path(folder)),
             artifact_folder=Path(folder),

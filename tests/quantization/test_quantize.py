@@ -137,7 +137,7 @@ def test_activations_become_integers_once_for_all_that_read_them() -> None:
         setattr(model, name, nn.Identity())
     layers = {"conv1", "conv2", "up", "head"}
     x = torch.rand(2, 1, 8, 8)
-    places = find_places(model, lambda m: m(x), layers, outputs=True)
+    places = find_places(model, lambda m: m(x), layers)
     # The activation is called twice, so that what it makes has no module of its own; the sum is.
     assert places.inputs == {"conv1": (0,), "conv2": (0,), "up": (0,), "head": (0,)}
     assert places.outputs == ["conv2"]
@@ -157,7 +157,7 @@ class Blocks(nn.Sequential):
 
 def test_the_outermost_module_makes_the_integers_after_what_is_done_in_place() -> None:
     x = torch.rand(2, 1, 8, 8)
-    places = find_places(Blocks(), lambda m: m(x), {"0.0", "1.0", "2"}, outputs=True)
+    places = find_places(Blocks(), lambda m: m(x), {"0.0", "1.0", "2"})
     assert places.outputs == ["0", "1"]
     assert places.inputs == {"0.0": (0,), "1.0": (), "2": ()}
 

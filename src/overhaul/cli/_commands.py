@@ -13,7 +13,7 @@ from torch import Tensor
 
 from overhaul.cli._answer import Answer, resumable
 from overhaul.cli._demo import run_demo
-from overhaul.cli._engines import ENGINE_SAMPLES, RandomSamples, engines_answer
+from overhaul.cli._engines import ENGINE_SAMPLES, engines_answer
 from overhaul.cli._prunable import prunable_answer
 from overhaul.core import (
     Batch,
@@ -48,6 +48,7 @@ from overhaul.report import (
     write_report,
 )
 from overhaul.running import RecipeFile, Run
+from overhaul.tasks import as_split
 
 _NOT_PROVED = 8
 
@@ -195,7 +196,7 @@ def profile(
     if engines is not None:
         if file is None:
             batch = _random_batch(shape or [], samples=ENGINE_SAMPLES)
-        samples = RandomSamples(batch) if file is None else file.task.prepare().val
+        samples = as_split(batch) if file is None else file.task.prepare().val
         return engines_answer(network, samples, engines)
     facts = cost_facts(network, batch, subject="original")
     timed = measure_latency({"original": forward_call(network, batch)}, threads=threads)

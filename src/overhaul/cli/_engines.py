@@ -1,13 +1,11 @@
 """`overhaul profile --engines`: what a model costs in each engine."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from overhaul.cli._answer import Answer
 from overhaul.core import (
-    Batch,
     Fact,
     Progress,
     SpecError,
@@ -103,34 +101,3 @@ def _latency(facts: Sequence[Fact], subject: str, setting: tuple[int, int]) -> F
         if same and fact.detail["batch_size"] == size and fact.detail["threads"] == threads:
             return fact
     return None
-
-
-class RandomSamples(Split):
-    """A batch of random inputs, as the samples of a split.
-
-    Args:
-        batch: All samples.
-    """
-
-    name = "val"
-
-    def __init__(self, batch: Batch) -> None:
-        """Hold the batch."""
-        self.batch = batch
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.batch)
-
-    def read(self, indices: Tensor) -> Batch:
-        """Return these samples."""
-        return replace(self.batch.map_tensors(lambda tensor: tensor[indices]), indices=indices)
-
-    def batches(self, index_batches: list[Tensor], workers: int = 0) -> Iterator[Batch]:
-        """Yield batches."""
-        return (self.read(indices) for indices in index_batches)
-
-    @property
-    def fingerprint(self) -> str:
-        """Say that they are random."""
-        return "random"

@@ -1,12 +1,11 @@
 """`artifact_cost`: how long an artifact takes to open, and how much memory to run."""
 
-import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_TIMEOUT_S = 300.0
+from overhaul.evaluation import measured_apart
+
 _PROCESS = "from overhaul.deploy._artifact_process import main; main()"
 
 
@@ -33,14 +32,7 @@ def artifact_cost(path: Path, *, threads: int) -> ArtifactCost:
         threads: Threads of a call.
     """
     command = [sys.executable, "-c", _PROCESS, str(path), str(threads)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return ArtifactCost(None, None, f"the process did not end within {_TIMEOUT_S:g} s")
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return ArtifactCost(None, None, f"the process ended with code {done.returncode}: {last}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = measured_apart(command)
+    if isinstance(found, str):
+        return ArtifactCost(None, None, found)
     return ArtifactCost(found["load_s"], max(0, found["peak_bytes"]))

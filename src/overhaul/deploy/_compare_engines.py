@@ -10,8 +10,9 @@ from torch import nn
 from overhaul.core import ArtifactError, Fact, MissingExtraError, ModelError, Progress, Split
 from overhaul.deploy._engine import Engine
 from overhaul.deploy._interface import real_batch
-from overhaul.deploy._timing import all_threads, call_of, time_trials, trial_costs
+from overhaul.deploy._timing import all_threads, time_trials, trial_costs
 from overhaul.deploy._trial import Candidacy, Samples, Trial, try_engine
+from overhaul.evaluation import forward_call
 
 _TOLERANCE = 1e-3
 
@@ -79,11 +80,15 @@ def compare_engines(
                     Fact(name="skipped", value=name, subject=f"artifact/{name}", reason=str(error))
                 )
             advance(name)
+        opened = {
+            threads: [trial.with_threads(threads) for trial in trials]
+            for threads in (1, all_threads())
+        }
         for size in (1, many):
             batch = real_batch(samples, size)
-            others = {"original": call_of(eager, batch)}
-            for threads in dict.fromkeys((1, all_threads())):
-                timings, _ = time_trials(trials, batch, others, threads=threads, time_s=time_s)
+            others = {"original": forward_call(eager, batch)}
+            for threads, own in opened.items():
+                timings, _ = time_trials(own, batch, others, threads=threads, time_s=time_s)
                 facts += timings
         for trial in trials:
             facts += trial_costs(trial, 1)

@@ -26,10 +26,11 @@ from overhaul.deploy._engine import Engine
 from overhaul.deploy._interface import FORWARD_ERRORS, real_batch
 from overhaul.deploy._onnxruntime import OnnxRuntime
 from overhaul.deploy._real_twin import real_twin
-from overhaul.deploy._timing import all_threads, call_of, throughput_fact, time_trials, trial_costs
+from overhaul.deploy._timing import all_threads, throughput_fact, time_trials, trial_costs
 from overhaul.deploy._torch import Torch
 from overhaul.deploy._trial import Candidacy, Samples, Trial, try_engine
 from overhaul.deploy._why_not import integers_fact
+from overhaul.evaluation import forward_call
 
 
 class Deploy(Step):
@@ -152,16 +153,18 @@ class Deploy(Step):
         """Time the artifacts against the original, log it, and return the chosen one's name."""
         val, before = ctx.data.val, ctx.label or "model"
         batch = real_batch(val, self.batch_size)
-        others = {before: call_of(eager, batch)}
-        original = call_of(deepcopy(ctx.original).cpu().eval(), batch)
+        others = {before: forward_call(eager, batch)}
+        original = forward_call(deepcopy(ctx.original).cpu(), batch)
         if _works(original):
             others = {"original": original, **others}
         timings, by_latency = time_trials(
             trials, batch, others, threads=self.threads, time_s=self.timing_s, seed=ctx.seed
         )
         many = real_batch(val, self.throughput_batch)
+        threads = all_threads()
+        wide = [trial.with_threads(threads) for trial in trials]
         more, by_throughput = time_trials(
-            trials, many, {}, threads=all_threads(), time_s=self.timing_s / 2, seed=ctx.seed
+            wide, many, {}, threads=threads, time_s=self.timing_s / 2, seed=ctx.seed
         )
         more = [throughput_fact(fact) for fact in more]
         measured = trials if self.cost else []

@@ -4,14 +4,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import nn
-
-from overhaul.core import Batch, Deployed, Fact
-from overhaul.deploy._artifact import load
+from overhaul.core import Batch, Fact
 from overhaul.deploy._artifact_cost import artifact_cost
 from overhaul.deploy._trial import Trial
-from overhaul.evaluation import Latency, latency_facts, measure_latency
+from overhaul.evaluation import Latency, forward_call, latency_facts, measure_latency
 
 _MOST_S = 20.0
 
@@ -28,17 +24,15 @@ def time_trials(
     """Time a call of every trial, and of what stands beside them, in turns.
 
     Args:
-        trials: Opened anew, for this number of threads.
+        trials: At least one if there are no others; all opened for one number of threads.
         batch: The inputs of a call.
         others: Further calls by subject; the first is what ratios refer to.
-        threads: Threads of a call.
+        threads: That number.
         time_s: Seconds for each.
         seed: Of the order within rounds.
     """
-    calls = dict(others)
-    for trial in trials:
-        artifact = load(trial.artifact.path, threads=threads, trust=True)
-        calls[trial.subject] = call_of(artifact, batch)
+    own = {trial.subject: forward_call(trial.artifact, batch) for trial in trials}
+    calls = {**others, **own}
     found = measure_latency(calls, threads=threads, time_s=time_s, max_time_s=_MOST_S, seed=seed)
     engines = {trial.subject: trial.engine for trial in trials}
     return latency_facts(found, batch_size=len(batch), engines=engines), found
@@ -64,16 +58,6 @@ def throughput_fact(latency: Fact) -> Fact:
         "interval": interval,
     }
     return latency.model_copy(update=change)
-
-
-def call_of(predictor: nn.Module | Deployed, batch: Batch) -> Callable[[], object]:
-    """Return one call without arguments."""
-
-    def call() -> object:
-        with torch.no_grad():
-            return batch.forward(predictor)
-
-    return call
 
 
 def trial_costs(trial: Trial, threads: int) -> list[Fact]:

@@ -2,27 +2,26 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 
 from overhaul.core import ArtifactError
 from overhaul.deploy._capture import short_reason
 from overhaul.deploy._compiler import check_compiler
-from overhaul.deploy._engine import Engine, Runner
+from overhaul.deploy._engine import Runner
 from overhaul.deploy._fold import folded
 from overhaul.deploy._quiet import quiet
 from overhaul.deploy._signature import example_inputs
-from overhaul.deploy._torch import read_program, torch_threads, write_program
+from overhaul.deploy._torch import Torch, read_program, torch_threads
 from overhaul.runtime import Signature
 
 _SIZES = (1, 2)
 """The sizes compiled for: torch takes one sample for a constant, and more for any number."""
 
 
-class TorchCompile(Engine):
+class TorchCompile(Torch):
     """Compile the model with `torch.compile` when it is opened, and run that.
 
     The file is that of the engine `torch`, and as safe: what is compiled comes from this machine.
@@ -36,23 +35,9 @@ class TorchCompile(Engine):
         'torch_compile'
     """
 
-    file_name: ClassVar[str] = "model.pt2"
-
     def check_installed(self) -> None:
         """Look for a C++ compiler."""
         check_compiler()
-
-    def versions(self) -> dict[str, str]:
-        """Return the version of torch."""
-        return {"torch": torch.__version__}
-
-    def write(self, program: ExportedProgram, signature: Signature, folder: Path) -> None:
-        """Write `model.pt2`.
-
-        Raises:
-            ArtifactError: the model uses operations that are not torch's own.
-        """
-        write_program(program, folder / self.file_name)
 
     def open(self, path: Path, signature: Signature, threads: int | None) -> Runner:
         """Open `model.pt2` and compile it.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,13 @@ class Trial:
     Attributes:
         name: The engine, and `/real` if it runs the twin in real numbers.
         artifact: Opened.
+        threads: For how many threads.
         facts: Parity, quality and bytes.
     """
 
     name: str
     artifact: Artifact
+    threads: int
     facts: tuple[Fact, ...]
 
     @property
@@ -112,8 +114,14 @@ class Trial:
     @property
     def size_bytes(self) -> int:
         """The bytes of the engine's own files, without the golden samples."""
-        files = self.artifact.manifest.files.items()
-        return sum(entry.bytes for name, entry in files if name not in (SIGNATURE, GOLDEN))
+        return _model_bytes(self.artifact)
+
+    def with_threads(self, threads: int) -> "Trial":
+        """Return the same, opened for this many threads; opening may mean compiling."""
+        if threads == self.threads:
+            return self
+        artifact = load(self.artifact.path, threads=threads, trust=True)
+        return replace(self, artifact=artifact, threads=threads)
 
     def candidate(self, latencies: dict[str, Latency]) -> Candidate:
         """Return what the choice is made by."""
@@ -168,7 +176,8 @@ def try_engine(
     write_signature(folder, signature)
     write_manifest(folder, signature.versions)
     artifact = load(folder, threads=threads, trust=True)
-    return _judged(engine, artifact, candidacy, quality_tolerance, log)
+    facts = _judged(engine, artifact, candidacy, quality_tolerance, log)
+    return Trial(f"{artifact.engine}{candidacy.suffix}", artifact, threads, tuple(facts))
 
 
 def _judged(
@@ -177,15 +186,14 @@ def _judged(
     candidacy: Candidacy,
     allowed_loss: float,
     log: Callable[[Fact], None],
-) -> Trial:
-    """Log parity and quality of an artifact.
+) -> list[Fact]:
+    """Log and return parity, quality and bytes of an artifact.
 
     Raises:
         ArtifactError: one of them is not good enough.
     """
-    name, val = f"{artifact.engine}{candidacy.suffix}", candidacy.samples.val
-    task = candidacy.samples.task
-    subject, reference = f"artifact/{name}", candidacy.reference
+    val, task, reference = candidacy.samples.val, candidacy.samples.task, candidacy.reference
+    subject = f"artifact/{artifact.engine}{candidacy.suffix}"
     found = predict(artifact, val, batch_size=_VAL_BATCH)
     small = [real_batch(val, size, start=7) for size in _PARITY_SIZES]
     with torch.no_grad():
@@ -227,10 +235,14 @@ def _judged(
             log(fact)
         own = quality_facts(task, reference, subject=candidacy.samples.label, split="val")
         _check_quality(task, quality, own, allowed_loss)
-    bytes_ = Trial(name, artifact, ()).size_bytes
-    size = Fact(name="size_bytes", value=bytes_, unit="B", subject=subject)
+    size = Fact(name="size_bytes", value=_model_bytes(artifact), unit="B", subject=subject)
     log(size)
-    return Trial(name, artifact, (parity, *quality, size))
+    return [parity, *quality, size]
+
+
+def _model_bytes(artifact: Artifact) -> int:
+    files = artifact.manifest.files.items()
+    return sum(entry.bytes for name, entry in files if name not in (SIGNATURE, GOLDEN))
 
 
 def _check_quality(

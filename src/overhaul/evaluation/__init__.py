@@ -7,6 +7,7 @@ from overhaul.evaluation._goal import Goal
 from overhaul.evaluation._latency import Latency, latency_facts, measure_latency
 from overhaul.evaluation._macs import Macs, count_macs
 from overhaul.evaluation._mcnemar import mcnemar_p
+from overhaul.evaluation._measured_apart import measured_apart
 from overhaul.evaluation._model_device import model_device
 from overhaul.evaluation._paired_difference import PairedDifference, paired_difference
 from overhaul.evaluation._parameters import count_nonzero_parameters, count_parameters
@@ -40,6 +41,7 @@ __all__ = [
     "mcnemar_p",
     "measure_latency",
     "measure_peak_memory",
+    "measured_apart",
     "model_device",
     "paired_difference",
     "peak_bytes",

@@ -1,7 +1,5 @@
 """`measure_peak_memory`: what it takes to hold and run a model, in a process of its own."""
 
-import json
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -15,6 +13,7 @@ from torch import nn
 
 from overhaul.core import Batch, Outputs, evaluating, unwrap_outputs
 from overhaul.evaluation import _peak_memory_process
+from overhaul.evaluation._measured_apart import measured_apart
 from overhaul.evaluation._model_device import model_device
 
 
@@ -69,16 +68,9 @@ def measure_peak_memory(
 def _run(folder: Path, threads: int, timeout_s: float) -> PeakMemory:
     # -P: the folder of the script is not to be searched for modules.
     command = [sys.executable, "-P", _peak_memory_process.__file__, str(folder), str(threads)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return PeakMemory(None, f"the process did not end within {timeout_s:g} s")
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return PeakMemory(None, f"the process ended with code {done.returncode}: {last}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = measured_apart(command, timeout_s=timeout_s)
+    if isinstance(found, str):
+        return PeakMemory(None, found)
     return PeakMemory(max(0, found["after"] - found["before"]))
 
 

@@ -96,12 +96,13 @@ def watch_layers(model: nn.Module, run: Callable[[nn.Module], Any]) -> LayerFlow
 _Named: TypeAlias = dict[str, Any]
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = (*_CONV[:5], "output_padding", "groups", "dilation")
-_LAYERS = {
+LAYER_ARGUMENTS = {
     "linear": _CONV[:3],
     **{f"conv{d}d": _CONV for d in (1, 2, 3)},
     **{f"conv_transpose{d}d": _TRANSPOSED for d in (1, 2, 3)},
 }
-_ARGUMENTS = {**_LAYERS, "batch_norm": ("input", "running_mean")}
+"""Linear layers and convolutions, by the names of torch's functions, and their arguments."""
+_ARGUMENTS = {**LAYER_ARGUMENTS, "batch_norm": ("input", "running_mean")}
 
 
 class _Watch(TorchFunctionMode):
@@ -127,7 +128,7 @@ class _Watch(TorchFunctionMode):
         given = [v for v in tree_leaves((args, kwargs)) if isinstance(v, Tensor)]
         makers = {id(m): m for tensor in given for m in self.makers.get(tensor, ())}
         called = dict(zip(_ARGUMENTS.get(name, ()), args, strict=False)) | kwargs
-        weight = self.names.get(called["weight"]) if name in _LAYERS else None
+        weight = self.names.get(called["weight"]) if name in LAYER_ARGUMENTS else None
         layer = None if weight is None else self._layer(name, weight, called)
         out = func(*args, **kwargs)
         outs = [v for v in tree_leaves(out) if isinstance(v, Tensor)]

@@ -1,14 +1,14 @@
 """`fake_class`: a layer's own class, that rounds as the quantized one and can be trained."""
 
 from collections.abc import Iterable
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from overhaul.core import dequantize, quantize
 from overhaul.quantization._integer_map import WeightForm, integers_of
+from overhaul.quantization._mixed_class import Mixed, mixed_class, plain_class
 from overhaul.quantization._quantized_layer import input_name
 from overhaul.quantization._straight_through import straight_through
 
@@ -18,7 +18,7 @@ _ACTIVATION = WeightForm(type="int8", per_tensor=True)
 _UNSIGNED = 255
 
 
-class FakeQuantized(nn.Module):
+class FakeQuantized(Mixed):
     """What a layer has besides its own class while it is trained for its quantized form.
 
     A weight stays the parameter that it was; who asks the layer for it gets the numbers that its
@@ -26,6 +26,8 @@ class FakeQuantized(nn.Module):
     `fake_w_start`, what the scale was before, and a parameter `fake_w_step`, how far it is from
     that; an activation has the buffer `fake_w_zero`, its zero point.
     """
+
+    prefix: ClassVar[str] = "FakeQuantized"
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute what the quantized layer computes."""
@@ -46,10 +48,6 @@ class FakeQuantized(nn.Module):
         if name not in made:
             made[name] = _rounded_weight(self, name, form)
         return made[name]
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copy by the class that this one was made of."""
-        return _new, (type(self).__bases__[1],), self.__getstate__()  # type: ignore[no-untyped-call]
 
 
 class FakeRecurrent(FakeQuantized):
@@ -72,15 +70,7 @@ class FakeRecurrent(FakeQuantized):
 
 def fake_class(kind: type[nn.Module]) -> type[nn.Module]:
     """Return the class that does what `kind` does, in rounded numbers."""
-    if kind not in _CLASSES:
-        base = FakeRecurrent if issubclass(kind, nn.RNNBase) else FakeQuantized
-        made = type(f"FakeQuantized{kind.__name__}", (base, kind), {"__doc__": kind.__doc__})
-        made.__module__ = kind.__module__
-        _CLASSES[kind] = made
-    return _CLASSES[kind]
-
-
-_CLASSES: WeakKeyDictionary[type[nn.Module], type[nn.Module]] = WeakKeyDictionary()
+    return mixed_class(FakeRecurrent if issubclass(kind, nn.RNNBase) else FakeQuantized, kind)
 
 
 def become_fake_(layer: nn.Module, forms: dict[str, WeightForm], rate: float) -> None:
@@ -95,7 +85,7 @@ def become_real_(layer: nn.Module, scaled: Iterable[str]) -> None:
         del layer._buffers[_start(name)], layer._parameters[_step(name)]
         layer._buffers.pop(_zero(name), None)
     del layer.__dict__[_FORMS], layer.__dict__[_RATE], layer.__dict__[_ZEROS]
-    layer.__class__ = type(layer).__bases__[1]
+    layer.__class__ = plain_class(layer)
     if isinstance(layer, nn.RNNBase):
         layer._init_flat_weights()
 
@@ -168,9 +158,3 @@ def _rounded_weight(layer: nn.Module, name: str, form: WeightForm) -> Tensor:
     count = flat.numel() / scale.numel()
     rounded = straight_through(flat, step, scale, form, form.limits, count, exact)
     return rounded.view(weight.shape)
-
-
-def _new(kind: type[nn.Module]) -> nn.Module:
-    made = fake_class(kind)
-    module: nn.Module = made.__new__(made)
-    return module

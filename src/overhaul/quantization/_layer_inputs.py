@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from overhaul.core import Batch, evaluating
+from overhaul.graph import LAYER_ARGUMENTS
+from overhaul.quantization._convolution import border, each_dimension
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,7 @@ def layer_inputs(
     return found, reasons
 
 
-_CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_TRANSPOSED = (*_CONV[:5], "output_padding", "groups", "dilation")
-ARGUMENTS = {
-    "linear": _CONV[:3],
-    "addmm": ("bias", "input", "weight"),
-    **{f"conv{d}d": _CONV for d in (1, 2, 3)},
-    **{f"conv_transpose{d}d": _TRANSPOSED for d in (1, 2, 3)},
-}
+ARGUMENTS = {**LAYER_ARGUMENTS, "addmm": ("bias", "input", "weight")}
 """The layers, by the names of torch's functions, and what their arguments are."""
 ATTENTION = "multi_head_attention_forward"
 
@@ -173,7 +168,7 @@ class _Watch(TorchFunctionMode):
             if groups > 1 or any(
                 step < size
                 for step, size in zip(
-                    _each(called.get("stride", 1), dims), weight.shape[2:], strict=True
+                    each_dimension(called.get("stride", 1), dims), weight.shape[2:], strict=True
                 )
             ):
                 self.reasons[own] = "it is a transposed convolution with groups or overlaps"
@@ -221,21 +216,12 @@ class _Watch(TorchFunctionMode):
 def _patches(x: Tensor, called: dict[str, Any], dims: int) -> Tensor:
     """Return what a convolution multiplies with its weight, `[n, I * kernel]`."""
     size = tuple(called["weight"].shape[2:])
-    step, apart = (_each(called.get(each, 1), dims) for each in ("stride", "dilation"))
-    padding = called.get("padding", 0)
-    if padding == "same":
-        totals = [a * (s - 1) for a, s in zip(apart, size, strict=True)]
-        x = F.pad(x, [part for t in reversed(totals) for part in (t // 2, t - t // 2)])
-    around = (0,) * dims if isinstance(padding, str) else _each(padding, dims)
+    step, apart = (each_dimension(called.get(each, 1), dims) for each in ("stride", "dilation"))
+    x = F.pad(x, border(called.get("padding", 0), size, apart))
     if x.ndim == dims + 1:
         x = x[None]
     if dims == 1:
         x = x[:, :, None]
-        size, step, apart, around = (1, *size), (1, *step), (1, *apart), (0, *around)
-    columns = F.unfold(x, size, apart, around, step)
+        size, step, apart = (1, *size), (1, *step), (1, *apart)
+    columns = F.unfold(x, size, apart, 0, step)
     return columns.transpose(1, 2).reshape(-1, columns.shape[1])
-
-
-def _each(value: Any, dims: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, tuple | list) else (value,)
-    return values * dims if len(values) == 1 else values

@@ -13,10 +13,6 @@ from torch.utils._pytree import tree_leaves
 
 from overhaul.core import evaluating
 
-LAYERS = (nn.Linear, _ConvNd)
-"""Their inputs and weights both become integers."""
-WEIGHTS_ONLY = (nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)
-"""Only their weights do."""
 _ADDS = ("add", "add_", "__add__", "__radd__", "__iadd__")
 
 
@@ -36,9 +32,7 @@ class Places:
     outputs: list[str] = field(default_factory=list)
 
 
-def find_places(
-    model: nn.Module, run: Callable[[nn.Module], Any], layers: set[str], *, outputs: bool
-) -> Places:
+def find_places(model: nn.Module, run: Callable[[nn.Module], Any], layers: set[str]) -> Places:
     """Watch one forward pass and say where activations become integers.
 
     A tensor becomes integers once, for all that read it: where the outermost module ends that
@@ -48,7 +42,6 @@ def find_places(
         model: It is left as it was.
         run: Calls it on the inputs.
         layers: The paths of the layers that are to compute in integers.
-        outputs: Whether the outputs of modules may be used; else all is done at inputs.
     """
     places, watch = Places(), _Watch(layers)
     names: dict[nn.Module, list[str]] = {}
@@ -59,7 +52,7 @@ def find_places(
     places.calls = watch.calls
     for state, readers in watch.readers().items():
         makers = [m for m in watch.makers.get(state, []) if m and watch.calls[m] == 1]
-        if outputs and makers and state not in watch.results:
+        if makers and state not in watch.results:
             places.outputs.append(makers[-1])
             continue
         for reader in readers:

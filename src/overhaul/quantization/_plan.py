@@ -93,7 +93,7 @@ def make_plan(
     if wishes.activations is None:
         plan.layers = {path: LayerForm(weights=own) for path, own in forms.items()}
         return plan
-    places = find_places(model, run, computing, outputs=True)
+    places = find_places(model, run, computing)
     for path, own in forms.items():
         inputs = places.inputs.get(path, ())
         plan.layers[path] = LayerForm(weights=own, inputs=inputs)

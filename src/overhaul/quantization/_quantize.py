@@ -237,7 +237,7 @@ class Quantize(Step):
             plan, smaller = meet_max_drop(trials, types, smaller, before, self.allowed_drop)
         if self.training is not None:
             model, smaller = train_rounded(
-                model, smaller, plan, self.training, self.scale_rate, ctx
+                model, smaller, plan, self.training, self.scale_rate, judge, ctx
             )
         ctx.facts.extend(weight_facts(model, plan, smaller))
         if self.activations is not None:

@@ -4,21 +4,19 @@ import math
 import re
 from collections.abc import Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from overhaul.core import StoresIntegers, dequantize, quantize
 from overhaul.quantization._integer_map import WeightForm
+from overhaul.quantization._mixed_class import Mixed, mixed_class, plain_class
 
 FORMS = "_weight_forms"
-_PLAIN = 2
-"""Where in the order of base classes the layer's own class stands."""
 _SIDES = re.compile(r"(input(_\d+)?|output)_(scale|zero_point)")
 
 
-class Quantized(nn.Module, StoresIntegers):
+class Quantized(Mixed, StoresIntegers):
     """What a quantized layer has besides its own class.
 
     A weight `w` that is stored as integers is no parameter any more, but three buffers: `w_q`,
@@ -55,7 +53,7 @@ class Quantized(nn.Module, StoresIntegers):
         for name in list(self._buffers):
             if name in stored or _SIDES.fullmatch(name):
                 del self._buffers[name]
-        self.__class__ = type(self).__mro__[_PLAIN]
+        self.__class__ = plain_class(self)
         for name, weight in weights.items():
             self.register_parameter(name, nn.Parameter(weight, requires_grad=False))
         if (names := self.__dict__.get("_flat_weights_names")) is not None:
@@ -70,10 +68,6 @@ class Quantized(nn.Module, StoresIntegers):
             return [getattr(self, each) for each in self._flat_weights_names]
         return super().__getattr__(name)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copy and pickle by the class that this one was made of."""
-        return _new, (type(self).__mro__[_PLAIN],), self.__getstate__()  # type: ignore[no-untyped-call]
-
     def extra_repr(self) -> str:
         """Return what the layer says, and how its numbers are stored."""
         forms: dict[str, WeightForm] = self.__dict__.get(FORMS, {})
@@ -86,16 +80,7 @@ class Quantized(nn.Module, StoresIntegers):
 
 def quantized_class(kind: type[nn.Module]) -> type[nn.Module]:
     """Return the class that does what `kind` does, in integers."""
-    if issubclass(kind, Quantized):
-        return kind
-    if kind not in _CLASSES:
-        made = type(f"Quantized{kind.__name__}", (Quantized, kind), {"__doc__": kind.__doc__})
-        made.__module__ = kind.__module__
-        _CLASSES[kind] = made
-    return _CLASSES[kind]
-
-
-_CLASSES: WeakKeyDictionary[type[nn.Module], type[nn.Module]] = WeakKeyDictionary()
+    return kind if issubclass(kind, Quantized) else mixed_class(Quantized, kind)
 
 
 def input_name(position: int) -> str:
@@ -129,9 +114,3 @@ def restored(layer: nn.Module, name: str, form: WeightForm) -> Tensor:
     assert scale is not None
     assert zero_point is not None
     return form.restored(stored, scale, zero_point)
-
-
-def _new(kind: type[nn.Module]) -> nn.Module:
-    made = quantized_class(kind)
-    module: nn.Module = made.__new__(made)
-    return module

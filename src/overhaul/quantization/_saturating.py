@@ -1,6 +1,6 @@
 """`saturating`: a quantized model computes as on a CPU that saturates sums of products."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from overhaul.quantization._convolution import border, each_dimension
 from overhaul.quantization._saturation import conv_excess, linear_excess
 
 _SHAPES = ("view", "reshape", "flatten", "transpose", "permute", "contiguous", "unsqueeze", "pad")
@@ -151,19 +152,12 @@ def _conv(x: _Integers, weight: Tensor, args: Any, kwargs: dict[str, Any]) -> Te
     dims = weight.ndim - 2
     named = dict(zip(("bias", "stride", "padding", "dilation", "groups"), args[2:], strict=False))
     named |= kwargs
-    stride, dilation = (_wide(named.get(key, 1), dims) for key in ("stride", "dilation"))
-    padding = named.get("padding", 0)
-    if padding == "same":
-        whole = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
-        sides = [(each // 2, each - each // 2) for each in whole]
-    else:
-        sides = [(n, n) for n in _wide(0 if padding == "valid" else padding, dims)]
+    stride, dilation = (each_dimension(named.get(key, 1), dims) for key in ("stride", "dilation"))
     q = x.q if x.q.ndim == dims + 2 else x.q.unsqueeze(0)
-    border = [n for side in reversed(sides) for n in side]
-    numbers = F.pad(q, border) + x.zero_point
+    numbers = F.pad(q, border(named.get("padding", 0), weight.shape[2:], dilation)) + x.zero_point
     if dims == 1:
         numbers, weight = numbers.unsqueeze(2), weight.unsqueeze(2)
-        stride, dilation = [1, *stride], [1, *dilation]
+        stride, dilation = (1, *stride), (1, *dilation)
     excess = conv_excess(
         numbers,
         weight,
@@ -173,12 +167,6 @@ def _conv(x: _Integers, weight: Tensor, args: Any, kwargs: dict[str, Any]) -> Te
     )
     excess = excess.squeeze(2) if dims == 1 else excess
     return excess if x.q.ndim == dims + 2 else excess.squeeze(0)
-
-
-def _wide(value: int | Sequence[int], dims: int) -> list[int]:
-    """Return one number for each dimension."""
-    numbers = [value] if isinstance(value, int) else list(value)
-    return numbers * dims if len(numbers) == 1 else numbers
 
 
 _RULES: dict[str, _Rule] = {"linear": _linear, "conv1d": _conv, "conv2d": _conv}

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from overhaul.core import Context, derived_seed
-from overhaul.evaluation import predict
 from overhaul.quantization._fake_quantization import FakeQuantization
+from overhaul.quantization._judge import Judge
 from overhaul.quantization._plan import Plan
 from overhaul.quantization._ranges import buffer_name
 from overhaul.quantization._write import round_weight_
@@ -16,7 +16,13 @@ from overhaul.training import Train
 
 
 def train_rounded(
-    model: nn.Module, rounded: nn.Module, plan: Plan, training: Train, rate: float, ctx: Context
+    model: nn.Module,
+    rounded: nn.Module,
+    plan: Plan,
+    training: Train,
+    rate: float,
+    judge: Judge,
+    ctx: Context,
 ) -> tuple[nn.Module, nn.Module]:
     """Return a model that was trained under its rounding, and the same in integers.
 
@@ -29,6 +35,7 @@ def train_rounded(
         plan: What is integers.
         training: How to train.
         rate: By how much faster scales learn than weights.
+        judge: Measures both.
         ctx: For data, facts and checkpoints.
     """
     start = constraint_of(rounded, plan, rate)
@@ -46,13 +53,13 @@ def train_rounded(
     assert isinstance(learned, FakeQuantization)
     trained = in_integers(real, plan, learned)
     ctx.facts += inner.facts
-    before, after = (_quality(each, ctx) for each in (rounded, trained))
-    detail = {"metric": ctx.task.selection_metric}
+    before, after = (judge.quality(each) for each in (rounded, trained))
+    detail = {"metric": judge.metric}
     ctx.log("before_training", before, split="val", detail=detail)
     ctx.log("after_training", after, split="val", detail=detail)
     for kind, change in _changes(start, learned).items():
         ctx.log("scale_change", change, detail={"of": kind})
-    better = after > before if ctx.task.higher_is_better else after < before
+    better = judge.drop(before, after) < 0
     return (real, trained) if better or training.keep == "last" else (model, rounded)
 
 
@@ -86,11 +93,6 @@ def in_integers(model: nn.Module, plan: Plan, learned: FakeQuantization) -> nn.M
                 weight = getattr(model.get_submodule(path), name)
                 round_weight_(buffers, stored, weight, own, buffers[f"{stored}_scale"])
     return smaller
-
-
-def _quality(model: nn.Module, ctx: Context) -> float:
-    found = predict(model, ctx.data.val)
-    return ctx.task.metrics(found.outputs, found.targets)[ctx.task.selection_metric]
 
 
 def _changes(start: FakeQuantization, learned: FakeQuantization) -> dict[str, float]:

@@ -40,9 +40,18 @@ class Trials:
         ctx: Context,
     ) -> None:
         """Hold what copies are made of."""
-        self.model, self.plan, self.ranges, self.search = model, make_plan, ranges, search
+        self.model, self.ranges, self.search = model, ranges, search
         self.judge, self.ctx = judge, ctx
+        self._make_plan = make_plan
+        self._plans: dict[frozenset[tuple[str, LayerType]], Plan] = {}
         self._rises: dict[tuple[Unit, str], tuple[float, int]] = {}
+
+    def plan(self, types: LayerTypes) -> Plan:
+        """Return what becomes integers with these types; each is worked out once."""
+        known = frozenset(types.items())
+        if known not in self._plans:
+            self._plans[known] = self._make_plan(types)
+        return self._plans[known]
 
     @cached_property
     def units(self) -> list[Unit]:

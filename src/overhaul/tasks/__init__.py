@@ -16,7 +16,7 @@ from overhaul.tasks._regression import Regression
 from overhaul.tasks._samples import Samples
 from overhaul.tasks._sealed import Sealed, SealedData
 from overhaul.tasks._single_task import SingleTask
-from overhaul.tasks._split import DataSplit
+from overhaul.tasks._split import DataSplit, as_split
 
 __all__ = [
     "ArraySamples",
@@ -38,5 +38,6 @@ __all__ = [
     "SplitPlan",
     "TargetRules",
     "as_samples",
+    "as_split",
     "prepare_splits",
 ]

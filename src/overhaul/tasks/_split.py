@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from overhaul.core import Batch, Split, SplitName
+from overhaul.tasks._array_samples import ArraySamples
 from overhaul.tasks._normalize import Normalize, pixels_as_floats
 from overhaul.tasks._samples import Samples
 
@@ -63,3 +64,14 @@ class DataSplit(Split):
     def fingerprint(self) -> str:
         """A hash of every sample in order."""
         return self._fingerprint
+
+
+def as_split(batch: Batch, name: SplitName = "val") -> DataSplit:
+    """Return the samples of one batch as a split: example inputs, where there is no data.
+
+    Example:
+        >>> batch = Batch((torch.rand(5, 3),), torch.zeros(5), torch.arange(5))
+        >>> len(as_split(batch)), as_split(batch).read(torch.tensor([4, 0])).indices
+        (5, tensor([4, 0]))
+    """
+    return DataSplit(name, ArraySamples(batch.inputs, batch.targets), None, None, "a single batch")
