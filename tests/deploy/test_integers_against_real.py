@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,10 +12,19 @@ from torch.export import ExportedProgram
 
 from overhaul.core import ArtifactError, Context, StoresIntegers
 from overhaul.deploy import Deploy, OnnxRuntime, Runner, Signature, Torch, compare_engines
+from overhaul.deploy._executed import Executed, counted_onnx, counted_openvino, executed
 from overhaul.deploy._real_twin import real_twin
-from overhaul.deploy._why_not import what_may_be_behind
+from overhaul.deploy._trial import Candidacy, Samples, try_engine
+from overhaul.deploy._why_not import (
+    in_the_engine,
+    many_zeros,
+    memory_bound,
+    memory_speed,
+    what_may_be_behind,
+)
 from overhaul.quantization import Quantize
 from overhaul.tasks import Classification
+from tests.deploy.engine_cases import installed
 from tests.deploy.row_task import fact
 
 MakeContext = Callable[..., Context]
@@ -165,3 +174,90 @@ def test_engines_are_compared_without_a_task() -> None:
         own = [f for f in facts if f.name == name]
         assert [f.subject for f in own] == ["artifact/torch", "artifact/onnxruntime"]
         assert all(isinstance(f.value, int | float) and f.value >= 0 for f in own)
+
+
+def test_a_model_with_integers_is_compared_with_its_twin(make_context: MakeContext) -> None:
+    _, whole = quantized(make_context, STEPS[0])
+    samples = task().prepare().val
+    facts = compare_engines(whole, samples, [Torch(), OnnxRuntime()], many=8, time_s=0.02)
+    timed = {f.subject for f in facts if f.name == "latency_ms"}
+    names = ("torch", "onnxruntime", "torch/real", "onnxruntime/real")
+    assert timed == {"original", *(f"artifact/{name}" for name in names)}
+    (against,) = [f for f in facts if f.name == "integers_against_real"]
+    assert isinstance(against.value, float)
+    assert len(against.detail["ms"]) == 2
+
+
+def test_what_an_engine_runs_is_asked_of_it(make_context: MakeContext, tmp_path: Path) -> None:
+    _, whole = quantized(make_context, Quantize(batches=1, exclude=("head",)))
+    candidacy = Candidacy.of(whole, Samples(task().prepare().val))
+    found = {}
+    for name in ("torch", "onnxruntime", "openvino"):
+        trial = try_engine(
+            installed(name),
+            candidacy,
+            tmp_path / name,
+            threads=1,
+            tolerance=0.05,
+            quality_tolerance=1,
+            log=lambda fact: None,
+        )
+        found[name] = executed(trial.artifact)
+    assert found["torch"] is None
+    for done in (found["onnxruntime"], found["openvino"]):
+        assert done is not None
+        assert done.layers >= 3
+        # The convolution alone, of three layers: nobody asked for more, and no engine has more.
+        assert done.in_integers <= 1
+        assert done.in_real >= 2
+        assert done.conversions >= 1
+    reasons = " ".join(in_the_engine("onnxruntime", found["onnxruntime"], whole))
+    assert "layers in real numbers" in reasons
+    assert "only change between integers and real numbers are left in the graph" in reasons
+    assert "torch has no layers in integers: 1 are" in " ".join(in_the_engine("torch", None, whole))
+
+
+def test_what_is_run_is_counted_by_what_it_is() -> None:
+    node, attribute = onnx_node, {"accuracy_level": 4}
+    nodes = [
+        *(node("QLinearConv"), node("Conv"), node("Relu"), node("QuantizeLinear")),
+        *(node("MatMulNBits"), node("MatMulNBits", **attribute), node("DequantizeLinear")),
+    ]
+    assert counted_onnx(nodes) == Executed(in_integers=2, in_real=2, conversions=2)
+    names = ("layerType", "runtimePrecision", "outputPrecisions", "primitiveType")
+    layers = [
+        ("Convolution", "u8", "u8", "brgconv_avx512_I8"),
+        ("FullyConnected", "f32", "f32", "ref_any"),
+        ("FakeQuantize", "f32", "u8", "jit_avx512_f32"),
+        ("Reorder", "u8", "u8", "reorder_I8"),
+        ("Convert", "u8", "f32", "unknown"),
+        ("Reduce", "f32", "f32", "jit_avx512_f32"),
+    ]
+    found = counted_openvino(dict(zip(names, layer, strict=True)) for layer in layers)
+    assert found == Executed(in_integers=1, in_real=1, conversions=2, in_reference=1)
+    told = " ".join(in_the_engine("openvino", found, Small()))
+    assert "1 of 2 layers have a kernel that openvino has not made for this CPU" in told
+
+
+def onnx_node(kind: str, **attributes: int) -> Any:
+    return pytest.importorskip("onnx").helper.make_node(kind, ["x"], ["y"], **attributes)
+
+
+def test_many_zeros_are_told_with_their_number() -> None:
+    layer = nn.Linear(10, 10)
+    assert many_zeros(layer) is None
+    with torch.no_grad():
+        layer.weight[:4] = 0
+    found = many_zeros(layer)
+    assert found is not None
+    assert found.value == 0.4
+    assert str(found.reason).startswith("40 of 100 weights are zero (40%)")
+    assert any("40 of 100" in each for each in what_may_be_behind(layer, call_ms=9.0))
+
+
+def test_memory_is_named_where_reading_the_weights_takes_most_of_a_call() -> None:
+    big = nn.Linear(3000, 3000)  # 36 MB
+    assert "Reading 36 MB of weights takes" in str(memory_bound(big, call_ms=0.1))
+    assert memory_bound(big, call_ms=1e6) is None
+    assert memory_bound(nn.Linear(100, 100), call_ms=1e-6) is None
+    assert 1e8 < memory_speed() < 1e13

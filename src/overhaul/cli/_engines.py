@@ -44,7 +44,9 @@ def _named(names: str) -> Sequence[Engine]:
 
 
 def _table(facts: Sequence[Fact]) -> str:
-    subjects = dict.fromkeys(fact.subject for fact in facts if fact.name != "skipped")
+    subjects = dict.fromkeys(
+        fact.subject for fact in facts if fact.name not in ("skipped", *_IN_WORDS)
+    )
     failed = {fact.subject: fact.reason for fact in facts if fact.name == "skipped"}
     settings = list(
         dict.fromkeys(
@@ -59,7 +61,7 @@ def _table(facts: Sequence[Fact]) -> str:
         if subject in failed:
             continue
         own = {fact.name: fact for fact in facts if fact.subject == subject}
-        cells = ["torch, the model itself" if subject == "original" else subject.split("/")[1]]
+        cells = ["torch, the model itself" if subject == "original" else _engine(subject)]
         cells += [_cell(own.get(name)) for name in _SHOWN]
         for setting in settings:
             cells.append(_cell(_latency(facts, subject, setting)))
@@ -74,8 +76,28 @@ def _table(facts: Sequence[Fact]) -> str:
     lines += ["", "Latencies are medians, all engines timed in turns."] + [
         "The machine was noisy meanwhile: run it again when nothing else runs."
     ] * noisy
-    lines += [f"{subject.split('/')[1]}: {reason}" for subject, reason in failed.items()]
+    lines += [f"{_engine(subject)}: {reason}" for subject, reason in failed.items()]
+    told = [fact for fact in facts if fact.name in _IN_WORDS and fact.reason is not None]
+    lines += [f"{_title(fact)}: {fact.reason}." for fact in told]
     return "\n".join(lines)
+
+
+_IN_WORDS = ("integers_against_real", "dynamic_length", "zeros")
+"""What stands below the table, where there is a reason."""
+
+
+def _engine(subject: str) -> str:
+    """Return the engine that a fact is about, with what it runs."""
+    return subject.removeprefix("artifact/")
+
+
+def _title(fact: Fact) -> str:
+    """Return what a reason is for."""
+    if fact.name == "dynamic_length":
+        return f"{_engine(fact.subject)}, sequences of one length only"
+    if fact.name == "integers_against_real" and isinstance(fact.value, float):
+        return f"integers take {fact.value:.2f} x the time of real numbers"
+    return fact.name.replace("_", " ")
 
 
 _SHOWN = ("output_error", "size_bytes", "load_s", "peak_memory_bytes")

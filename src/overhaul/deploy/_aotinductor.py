@@ -13,6 +13,7 @@ from overhaul.deploy._capture import short_reason
 from overhaul.deploy._compiler import check_compiler, cpu_capability
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._quiet import quiet
+from overhaul.deploy._recurrent import unrolled
 from overhaul.deploy._signature import example_inputs
 from overhaul.deploy._torch import torch_threads
 from overhaul.runtime import Signature
@@ -59,7 +60,7 @@ class AOTInductor(Engine):
         options: dict[str, Any] = {"cpp.dynamic_threads": True, "freezing": True}
         try:
             with quiet(), torch.no_grad():
-                plain = program.run_decompositions(dict(PLAIN))
+                plain = unrolled(program, PLAIN)
                 plain.example_inputs = (example_inputs(signature, 2), {})
                 torch._inductor.aoti_compile_and_package(
                     plain,

@@ -7,18 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from overhaul.core import PLAIN, ArtifactError, Batch, unwrap_outputs
 from overhaul.deploy._interface import Interface, flat_inputs, named
 from overhaul.deploy._quiet import quiet
+from overhaul.deploy._recurrent import WholeRecurrentLayers
+from overhaul.deploy._signature import dynamic_shapes
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n\s+(.+)')
 _LONGEST = 400
 
 
 def capture(model: nn.Module, batch: Batch, interface: Interface) -> ExportedProgram:
-    """Trace one forward pass with a batch dimension that may change.
+    """Trace one forward pass with a batch dimension, and a length, that may change.
 
     The program takes the inputs in order and returns a tuple of the outputs in order, whatever the
     model's own conventions are.
@@ -34,11 +36,7 @@ def capture(model: nn.Module, batch: Batch, interface: Interface) -> ExportedPro
     """
     names = tuple(info.name for info in interface.inputs)
     exportable = _Exportable(deepcopy(model), names if interface.named_inputs else None)
-    size = Dim("batch", min=1)
-    dynamic = tuple(
-        {i: size for i, wanted in enumerate(info.shape) if wanted == "batch"}
-        for info in interface.inputs
-    )
+    dynamic = dynamic_shapes(interface.inputs, interface.length)
     try:
         with quiet(), torch.no_grad():
             program = torch.export.export(
@@ -78,10 +76,11 @@ class _Exportable(nn.Module):
         self.keywords = keywords
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        if self.keywords is None:
-            outputs = self.model(*inputs)
-        else:
-            outputs = self.model(**dict(zip(self.keywords, inputs, strict=True)))
+        with WholeRecurrentLayers():
+            if self.keywords is None:
+                outputs = self.model(*inputs)
+            else:
+                outputs = self.model(**dict(zip(self.keywords, inputs, strict=True)))
         return tuple(named(unwrap_outputs(outputs)).values())
 
 
@@ -100,6 +99,12 @@ def keep_computation_only_(program: ExportedProgram) -> None:
 
 def _explain(error: Exception) -> str:
     text = str(error)
+    if "You marked length" in text or "Not all values of length" in text:
+        return (
+            "the length of a sequence must be free to change, and the forward pass fixes it. Look "
+            "for a `reshape`, `view`, `expand` or `arange` with a written length, for a loop over "
+            "the steps, and for recurrent layers other than nn.LSTM and nn.GRU."
+        )
     if "specialized it to be a constant" in text:
         return (
             "the batch size must be free to change, and the forward pass fixes it. Look for "

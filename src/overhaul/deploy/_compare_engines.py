@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,8 +11,10 @@ from torch import nn
 from overhaul.core import ArtifactError, Fact, MissingExtraError, ModelError, Progress, Split
 from overhaul.deploy._engine import Engine
 from overhaul.deploy._interface import real_batch
+from overhaul.deploy._real_twin import real_twin
 from overhaul.deploy._timing import all_threads, time_trials, trial_costs
 from overhaul.deploy._trial import Candidacy, Samples, Trial, try_engine
+from overhaul.deploy._why_not import integers_fact, many_zeros
 from overhaul.evaluation import forward_call
 
 _TOLERANCE = 1e-3
@@ -30,7 +33,10 @@ def compare_engines(
 
     Timed are calls of one sample and of `many`, each on one thread and on all, all engines in
     turns, and the model itself beside them (subject `original`). An engine that cannot run the
-    model, or whose package is missing, gets the fact `skipped` with the reason.
+    model, or whose package is missing, gets the fact `skipped` with the reason. A model with
+    integers is tried in real numbers too (`artifact/ENGINE/real`), and the fact
+    `integers_against_real` says what integers gain in a call of one sample on one thread, and what
+    is behind it if they do not.
 
     Args:
         model: It is left as it was.
@@ -54,21 +60,23 @@ def compare_engines(
     """
     progress = progress or Progress(quiet=True)
     eager = deepcopy(model).cpu().eval()
-    candidacy = Candidacy.of(eager, Samples(samples))
+    candidacies = [Candidacy.of(eager, Samples(samples))]
+    if (twin := real_twin(eager)) is not None:
+        candidacies.append(Candidacy.of(twin, Samples(samples), "/real"))
     facts: list[Fact] = []
     trials: list[Trial] = []
     with (
         TemporaryDirectory(prefix="overhaul-") as folder,
-        progress.bar("engines", len(engines)) as advance,
+        progress.bar("engines", len(engines) * len(candidacies)) as advance,
     ):
-        for engine in engines:
-            name = engine.spec_name()
+        for candidacy, engine in product(candidacies, engines):
+            name = f"{engine.spec_name()}{candidacy.suffix}"
             try:
                 engine.check_installed()
                 trial = try_engine(
                     engine,
                     candidacy,
-                    Path(folder) / name,
+                    Path(folder) / name.replace("/", "-"),
                     threads=1,
                     tolerance=_TOLERANCE,
                     quality_tolerance=1.0,
@@ -88,8 +96,12 @@ def compare_engines(
             batch = real_batch(samples, size)
             others = {"original": forward_call(eager, batch)}
             for threads, own in opened.items():
-                timings, _ = time_trials(own, batch, others, threads=threads, time_s=time_s)
+                timings, found = time_trials(own, batch, others, threads=threads, time_s=time_s)
                 facts += timings
+                if twin is not None and size == threads == 1 and own:
+                    facts.append(integers_fact(own, found, eager))
         for trial in trials:
             facts += trial_costs(trial, 1)
+    if (zeros := many_zeros(eager)) is not None:
+        facts.append(zeros)
     return facts

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from overhaul.core import (
@@ -54,6 +54,12 @@ class Deploy(Step):
         batch_size: Samples in a timed call. Default 1.
         threads: Threads of a timed call. Default 1.
         throughput_batch: Samples in a call that is timed on all threads. Default 32.
+        dynamic_length: Whether the length T of sequences, whole numbers `[B, T]` or real ones
+            `[B, T, F]`, may change from call to call. True: an engine that cannot is refused.
+            Default None: where the model and the engine can; elsewhere T is fixed, and a fact says
+            why. Real numbers count as sequences only where the model is recurrent, or with True.
+        max_length: The longest T of a call. Default: that of the validation split. A longer one is
+            checked like a shorter one, on repeated samples, and what it is worth is not known.
         tolerance: Largest error of an output, as a part of the largest output. Default 1e-3;
             16-bit outputs get eight roundings at least, and a model whose activations are integers
             0.05: a value between two integers may fall to either side.
@@ -64,7 +70,8 @@ class Deploy(Step):
 
     Raises:
         MissingExtraError: the package of an engine is not installed; before any work.
-        ArtifactError: no engine passed; the message has the reason of each.
+        ArtifactError: no engine passed; the message has the reason of each. Or the length of
+            sequences shall change and the model cannot.
 
     Example:
         >>> Deploy(engines=("torch",), cost=False)
@@ -88,6 +95,10 @@ class Deploy(Step):
     quality_tolerance: float = Field(
         default=0.002, ge=0, lt=1, description="Largest loss as a part of the model's quality."
     )
+    dynamic_length: bool | None = None
+    max_length: int | None = Field(
+        default=None, ge=2, description="The longest sequence of a call."
+    )
     timing_s: float = Field(default=1.0, gt=0, description="Seconds of timing for each engine.")
     cost: bool = True
 
@@ -98,6 +109,15 @@ class Deploy(Step):
         if len(set(names)) < len(names):
             raise SpecError(f"`engines` must name each engine once, got {names}.")
         return engines
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        if self.max_length is not None and self.dynamic_length is False:
+            raise ValueError(
+                "`max_length` needs lengths that may change, and `dynamic_length` is False. Leave "
+                "one of them out."
+            )
+        return self
 
     def check(self, traits: Traits) -> Traits:
         """Return what is true after this step.
@@ -115,7 +135,8 @@ class Deploy(Step):
         for engine in self.engines:
             engine.check_installed()
         eager = deepcopy(model).cpu().eval()
-        samples = Samples(ctx.data.val, ctx.task, ctx.label)
+        flexible = True if self.max_length is not None else self.dynamic_length
+        samples = Samples(ctx.data.val, ctx.task, ctx.label, flexible, self.max_length)
         candidacies = [Candidacy.of(eager, samples)]
         if (twin := real_twin(eager)) is not None:
             candidacies.append(Candidacy.of(twin, samples, "/real"))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from overhaul.core import ArtifactError, DataError, load_optional
@@ -16,7 +16,8 @@ from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._executorch_integers import with_executorch_integers
 from overhaul.deploy._fold import folded
 from overhaul.deploy._quiet import quiet
-from overhaul.deploy._signature import example_inputs
+from overhaul.deploy._recurrent import has_recurrent, unrolled
+from overhaul.deploy._signature import dynamic_shapes, example_inputs
 from overhaul.runtime import Signature
 
 _TO_WRITE = "to write a model for ExecuTorch"
@@ -67,6 +68,11 @@ class ExecuTorch(Engine):
         Raises:
             ArtifactError: ExecuTorch cannot take the model.
         """
+        if signature.length is not None and has_recurrent(program):
+            raise ArtifactError(
+                "the steps of a recurrent layer are written out for ExecuTorch, which has no such "
+                "layer, so their number cannot change"
+            )
         with quiet():
             exir = load_optional("executorch.exir", extra="executorch", why=_TO_WRITE)
             xnnpack = load_optional(
@@ -80,7 +86,7 @@ class ExecuTorch(Engine):
                 edge = exir.to_edge_transform_and_lower(
                     bounded, partitioner=[xnnpack.XnnpackPartitioner()]
                 )
-                self._bound_(edge.exported_program())
+                self._bound_(edge.exported_program(), signature)
                 written = edge.to_executorch()
         except Exception as error:  # executorch documents no type for what it raises
             raise ArtifactError(
@@ -124,33 +130,31 @@ class ExecuTorch(Engine):
         module = (
             with_executorch_integers(program)
             if has_integers(program)
-            else folded(program.run_decompositions({}))
-        )
-        batch = Dim("batch", min=1, max=self.max_batch)
-        dynamic = tuple(
-            {i: batch for i, size in enumerate(info.shape) if size == "batch"}
-            for info in signature.inputs
+            else folded(unrolled(program))
         )
         size = min(self.max_batch, 2)
-        return torch.export.export(
-            module, example_inputs(signature, size), dynamic_shapes=dynamic if size > 1 else None
-        )
+        dynamic = dynamic_shapes(signature.inputs, signature.length, self.max_batch)
+        if size == 1:
+            dynamic = tuple({i: d for i, d in each.items() if i > 0} for each in dynamic)
+        return torch.export.export(module, example_inputs(signature, size), dynamic_shapes=dynamic)
 
-    def _bound_(self, program: ExportedProgram) -> None:
-        """Set the upper bound again, which passes narrow: to 15, where there is a convolution."""
-        for node in program.graph.nodes:
-            value = node.meta.get("val")
-            if isinstance(value, Tensor):
-                sizes: Any = value.shape  # typed as whole numbers, and some are symbols
-                for size in sizes:
-                    if isinstance(size, torch.SymInt):
-                        shapes: Any = size.node.shape_env
-                        for symbol in shapes.var_to_range:
-                            shapes.var_to_range[symbol] = ValueRanges(1, self.max_batch)
+    def _bound_(self, program: ExportedProgram, signature: Signature) -> None:
+        """Set the upper bounds again, which passes narrow: to 15, where there is a convolution."""
+        limits = {"batch": (1, self.max_batch), "length": signature.length}
+        nodes = {node.name: node for node in program.graph.nodes}
+        names = program.graph_signature.user_inputs
+        for info, name in zip(signature.inputs, names, strict=True):
+            sizes: Any = nodes[str(name)].meta["val"].shape
+            for size, wanted in zip(sizes, info.shape, strict=True):
+                if isinstance(size, torch.SymInt) and isinstance(wanted, str):
+                    limit, shapes = limits[wanted], size.node.shape_env
+                    assert limit is not None
+                    assert shapes is not None
+                    shapes.var_to_range[size.node.expr] = ValueRanges(*limit)
 
     def _check_size(self, signature: Signature, inputs: Sequence[Tensor]) -> None:
         for info, tensor in zip(signature.inputs, inputs, strict=True):
-            for size in info.batch_sizes(tensor):
+            for size in info.sizes(tensor, "batch"):
                 if size > self.max_batch:
                     raise DataError(
                         f"this model takes at most {self.max_batch} samples in a call, got {size}. "

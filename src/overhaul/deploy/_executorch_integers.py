@@ -7,6 +7,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from overhaul.deploy._fold import folded
+from overhaul.deploy._recurrent import unrolled
 
 _QUANTIZE = torch.ops.overhaul.quantize.default
 _DEQUANTIZE = torch.ops.overhaul.dequantize.default
@@ -31,7 +32,7 @@ def with_executorch_integers(program: ExportedProgram) -> fx.GraphModule:
     with a sign. Weights of other layers become real numbers, since ExecuTorch would work them out
     at each call.
     """
-    module = folded(program.run_decompositions({}), keep=_is_integer_weight)
+    module = folded(unrolled(program), keep=_is_integer_weight)
     for node in list(module.graph.nodes):
         if node.target in (_QUANTIZE, _DEQUANTIZE):
             with module.graph.inserting_before(node):

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, fx
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from overhaul.core import OverhaulError
 from overhaul.deploy._capture import keep_computation_only_
@@ -16,6 +16,7 @@ from overhaul.deploy._difference import difference
 from overhaul.deploy._engine import Engine
 from overhaul.deploy._fold import folded
 from overhaul.deploy._quiet import quiet
+from overhaul.deploy._signature import dynamic_shapes
 from overhaul.runtime import Signature, TensorInfo
 
 _OUTPUT = "value"
@@ -89,11 +90,7 @@ def _until(module: fx.GraphModule, name: str) -> fx.GraphModule:
 def _error(
     engine: Engine, module: fx.GraphModule, signature: Signature, inputs: Sequence[Tensor]
 ) -> float:
-    batch = Dim("batch", min=1)
-    dynamic = tuple(
-        {i: batch for i, wanted in enumerate(info.shape) if wanted == "batch"}
-        for info in signature.inputs
-    )
+    dynamic = dynamic_shapes(signature.inputs, signature.length)
     with quiet():
         program = torch.export.export(module, tuple(inputs), dynamic_shapes=dynamic)
     keep_computation_only_(program)

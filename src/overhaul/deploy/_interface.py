@@ -24,12 +24,14 @@ class Interface:
         outputs: One, or one for each named task.
         named_inputs: Whether the model is called with keywords.
         named_outputs: Whether the model returns a dict.
+        length: The shortest and the longest sequence; None if no length may change.
     """
 
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     named_inputs: bool
     named_outputs: bool
+    length: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, model: nn.Module, split: Split) -> "Interface":

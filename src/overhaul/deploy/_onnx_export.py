@@ -10,6 +10,7 @@ from overhaul.core import ArtifactError
 from overhaul.deploy._capture import has_integers, short_reason
 from overhaul.deploy._onnx_integers import OPSET, integer_translations, store_four_bits_
 from overhaul.deploy._quiet import quiet
+from overhaul.deploy._recurrent import has_recurrent, recurrent_translations
 from overhaul.runtime import Signature
 
 _NO_FUNCTION = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
@@ -31,12 +32,16 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> Any:
     inputs = [info.name for info in signature.inputs]
     outputs = [info.name for info in signature.outputs]
     dynamic = tuple(
-        {i: "batch" for i, wanted in enumerate(info.shape) if wanted == "batch"}
+        {i: size for i, size in enumerate(info.shape) if isinstance(size, str)}
         for info in signature.inputs
     )
-    integers: dict[str, Any] = {}
+    table: dict[Any, Any] = {}
+    options: dict[str, Any] = {"custom_translation_table": table}
     if has_integers(program):
-        integers = {"custom_translation_table": integer_translations(), "opset_version": OPSET}
+        table.update(integer_translations())
+        options["opset_version"] = OPSET
+    if has_recurrent(program):
+        table.update(recurrent_translations())
     try:
         with quiet():
             exported: Any = torch.onnx.export(
@@ -47,7 +52,7 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> Any:
                 output_names=[f"output_{n}" if n in inputs else n for n in outputs],
                 dynamic_shapes=(dynamic,),
                 verbose=False,
-                **integers,
+                **options,
             )
             _drop_metadata_(exported.model)
             store_four_bits_(exported.model)

@@ -15,6 +15,7 @@ from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._fold import folded
 from overhaul.deploy._pt2_rules import check_pt2
 from overhaul.deploy._quiet import quiet
+from overhaul.deploy._recurrent import with_torch_layers
 from overhaul.runtime import Signature
 
 
@@ -72,7 +73,7 @@ def write_program(program: ExportedProgram, path: Path) -> None:
     """
     try:
         with quiet():
-            torch.export.save(without_integers(program), path)
+            torch.export.save(with_torch_layers(without_integers(program)), path)
     except Exception as error:  # torch.export documents no type for what it raises
         raise ArtifactError(f"torch.export.save fails: {error}") from error
     check_pt2(path)

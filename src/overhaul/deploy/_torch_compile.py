@@ -61,6 +61,11 @@ class TorchCompile(Torch):
                     for dimension, wanted in enumerate(info.shape):
                         if wanted == "batch" and size > 1:
                             torch._dynamo.mark_dynamic(tensor, dimension)
+                        if wanted == "length" and signature.length is not None:
+                            shortest, longest = signature.length
+                            torch._dynamo.mark_dynamic(
+                                tensor, dimension, min=max(2, shortest), max=longest
+                            )
                 with quiet():
                     run(inputs)
         except Exception as error:  # torch documents no type for what it raises

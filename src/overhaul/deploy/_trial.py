@@ -1,8 +1,10 @@
 """`Trial`: an engine that runs the model as well as the model itself, and how that was found."""
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,16 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from overhaul.core import ArtifactError, Fact, Split, Task
+from overhaul.core import ArtifactError, Batch, Fact, Split, Task
 from overhaul.deploy._artifact import Artifact, load
-from overhaul.deploy._capture import capture, rounds_activations
+from overhaul.deploy._capture import capture, rounds_activations, short_reason
 from overhaul.deploy._choice import Candidate
 from overhaul.deploy._difference import difference, equal_predictions
 from overhaul.deploy._engine import Engine
 from overhaul.deploy._first_difference import first_difference
 from overhaul.deploy._golden import write_golden
 from overhaul.deploy._interface import Interface, flat_inputs, real_batch
+from overhaul.deploy._lengths import capture_flexible, of_length, with_lengths
 from overhaul.deploy._manifest import write_manifest
 from overhaul.deploy._signature import widest_tolerance, write_signature
 from overhaul.evaluation import Latency, Predictions, predict, quality_facts
@@ -39,11 +42,15 @@ class Samples:
         val: Real inputs.
         task: What the outputs mean; without one there is no quality.
         label: Whose quality it is compared with, for facts.
+        flexible: Whether the length of sequences may change; None: if the model and the engine can.
+        longest: The longest sequence; None for the length of the samples.
     """
 
     val: Split
     task: Task | None = None
     label: str = "model"
+    flexible: bool | None = None
+    longest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ class Candidacy:
         program: What it computes.
         interface: Its inputs and outputs.
         reference: What it predicts on the samples.
+        fixed_because: Why the length of its sequences may not change, if it has any.
     """
 
     samples: Samples
@@ -65,6 +73,7 @@ class Candidacy:
     program: ExportedProgram
     interface: Interface
     reference: Predictions
+    fixed_because: str | None = None
 
     @classmethod
     def of(cls, model: nn.Module, samples: Samples, suffix: str = "") -> "Candidacy":
@@ -74,10 +83,28 @@ class Candidacy:
             ArtifactError: it cannot be traced, or has no interface.
         """
         val = samples.val
-        interface = Interface.of(model, val)
-        program = capture(model, real_batch(val, TRACED_SAMPLES), interface)
+        fixed, batch = Interface.of(model, val), real_batch(val, TRACED_SAMPLES)
+        interface, reason = fixed, None
+        if samples.flexible is not False:
+            wanted, longest = samples.flexible is True, samples.longest
+            try:
+                interface = with_lengths(model, batch, fixed, longest=longest, wanted=wanted)
+                program, interface = capture_flexible(model, batch, interface)
+            except ArtifactError as error:
+                if wanted:
+                    raise
+                interface, reason = fixed, str(error)
+        if interface.length is None:
+            program = capture(model, batch, interface)
         reference = predict(model, val, batch_size=_VAL_BATCH)
-        return cls(samples, suffix, model, program, interface, reference)
+        return cls(samples, suffix, model, program, interface, reference, reason)
+
+    @cached_property
+    def fixed(self) -> "Candidacy":
+        """The same with sequences of the samples' length only."""
+        interface = Interface.of(self.model, self.samples.val)
+        program = capture(self.model, real_batch(self.samples.val, TRACED_SAMPLES), interface)
+        return replace(self, program=program, interface=interface)
 
 
 @dataclass(frozen=True)
@@ -140,6 +167,9 @@ def try_engine(
 ) -> Trial:
     """Write the artifact of one engine, open it as a user would, and judge it.
 
+    An engine that cannot change the length of sequences gets a program with one length, unless the
+    user asked for more.
+
     Args:
         engine: Which.
         candidacy: Of what.
@@ -152,6 +182,48 @@ def try_engine(
     Raises:
         ArtifactError: the engine cannot run it, or not well enough.
     """
+    subject = f"artifact/{engine.spec_name()}{candidacy.suffix}"
+    reason, length = candidacy.fixed_because, candidacy.interface.length
+    first: list[Fact] = []
+
+    def tried(own: Candidacy, own_log: Callable[[Fact], None]) -> Trial:
+        return _tried(engine, own, folder, threads, tolerance, quality_tolerance, own_log)
+
+    try:
+        trial = tried(candidacy, first.append if length else log)
+        for fact in first:
+            log(fact)
+    except ArtifactError as error:
+        if length is None or candidacy.samples.flexible:
+            for fact in first:
+                log(fact)
+            raise
+        reason, length = str(error), None
+        shutil.rmtree(folder)
+        trial = tried(candidacy.fixed, log)
+    if reason is None and length is None:
+        return trial
+    limits = {} if length is None else {"shortest": length[0], "longest": length[1]}
+    told = Fact(
+        name="dynamic_length",
+        value=length is not None,
+        subject=subject,
+        reason=reason,
+        detail=limits,
+    )
+    log(told)
+    return replace(trial, facts=(*trial.facts, told))
+
+
+def _tried(
+    engine: Engine,
+    candidacy: Candidacy,
+    folder: Path,
+    threads: int,
+    tolerance: float,
+    quality_tolerance: float,
+    log: Callable[[Fact], None],
+) -> Trial:
     interface, program = candidacy.interface, candidacy.program
     if rounds_activations(program):
         tolerance = max(tolerance, _STEPS_OF_INTEGERS)
@@ -167,6 +239,7 @@ def try_engine(
         outputs=interface.outputs,
         named_outputs=interface.named_outputs,
         tolerance=widest_tolerance(tolerance, interface.outputs),
+        length=interface.length,
         **_meaning(task),
     )
     engine.write(program, signature, folder)
@@ -199,6 +272,7 @@ def _judged(
     with torch.no_grad():
         pairs = [(batch.forward(artifact), batch.forward(candidacy.model)) for batch in small]
     error = difference([(found.outputs, reference.outputs), *pairs])
+    by_length = _errors_by_length(artifact, candidacy, small[1])
     tolerance = artifact.signature.tolerance
     agreement = None
     if task is not None:
@@ -207,7 +281,7 @@ def _judged(
         )
     parity = Fact(
         name="output_error",
-        value=error.max_relative,
+        value=max(error.max_relative, *by_length.values(), 0.0),
         subject=subject,
         split="val",
         n=len(found),
@@ -216,6 +290,7 @@ def _judged(
             "tolerance": tolerance,
             "equal_predictions": agreement,
             "batch_sizes": [*_PARITY_SIZES, min(_VAL_BATCH, len(val))],
+            **({"by_length": by_length} if by_length else {}),
         },
     )
     log(parity)
@@ -228,6 +303,12 @@ def _judged(
             f"at most {tolerance:.2g} is allowed. {where} Does the forward pass depend on the "
             "number of samples, on randomness, or on what earlier calls left behind?"
         )
+    for length, far in by_length.items():
+        if not far <= tolerance:
+            raise ArtifactError(
+                f"with sequences of {length} its outputs differ from the model's by {far:.2g} of "
+                f"the largest, and at most {tolerance:.2g} is allowed"
+            )
     quality: list[Fact] = []
     if task is not None:
         quality = quality_facts(task, found, subject=subject, split="val")
@@ -238,6 +319,29 @@ def _judged(
     size = Fact(name="size_bytes", value=_model_bytes(artifact), unit="B", subject=subject)
     log(size)
     return [parity, *quality, size]
+
+
+def _errors_by_length(artifact: Artifact, candidacy: Candidacy, batch: Batch) -> dict[int, float]:
+    """Return the error with sequences of the shortest, a middle and the longest length.
+
+    Raises:
+        ArtifactError: the engine fails at one of them.
+    """
+    if candidacy.interface.length is None:
+        return {}
+    shortest, longest = candidacy.interface.length
+    errors = {}
+    for length in sorted({shortest, (shortest + longest) // 2, longest}):
+        own = of_length(batch, candidacy.interface, length)
+        try:
+            found = own.forward(artifact)
+        except Exception as error:  # engines document no type for what they raise
+            raise ArtifactError(
+                f"it fails with sequences of {length}: {short_reason(str(error))}"
+            ) from error
+        with torch.no_grad():
+            errors[length] = difference([(found, own.forward(candidacy.model))]).max_relative
+    return errors
 
 
 def _model_bytes(artifact: Artifact) -> int:

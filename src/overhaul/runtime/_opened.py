@@ -141,6 +141,7 @@ class OpenedArtifact(ABC, Generic[T]):
             )
         tensors = []
         batch_sizes: set[int] = set()
+        lengths: set[int] = set()
         for info in self.signature.inputs:
             tensor = self._converted(info.name, given[info.name])
             problem = info.problem_with(tensor)
@@ -149,14 +150,26 @@ class OpenedArtifact(ABC, Generic[T]):
                     f"input `{info.name}` {problem}. Convert it, and do to it what the model's "
                     f"training data went through: {self.signature.preprocessing or 'nothing'}."
                 )
-            batch_sizes |= info.batch_sizes(tensor)
+            batch_sizes |= info.sizes(tensor, "batch")
+            lengths |= info.sizes(tensor, "length")
             tensors.append(tensor)
         if len(batch_sizes) > 1 or 0 in batch_sizes:
             raise DataError(
                 "all inputs must have the same number of samples, at least one, got "
                 f"{sorted(batch_sizes)}."
             )
+        if self.signature.length is not None:
+            _check_lengths(lengths, *self.signature.length)
         return tensors
+
+
+def _check_lengths(lengths: set[int], shortest: int, longest: int) -> None:
+    if len(lengths) > 1 or not all(shortest <= each <= longest for each in lengths):
+        raise DataError(
+            f"all sequences of a call must have one length from {shortest} to {longest}, got "
+            f"{sorted(lengths)}. Cut or pad them, or deploy the model again with another "
+            "`Deploy(max_length=...)`."
+        )
 
 
 def checked_folder(path: str | Path, threads: int | None) -> tuple[Path, Manifest, Signature]:

@@ -37,7 +37,8 @@ class TensorInfo:
     Attributes:
         name: Its name.
         dtype: Its type: `float32`.
-        shape: A number for each fixed dimension, `batch` for the one that may change.
+        shape: A number for each fixed dimension, `batch` or `length` for one that may change, and
+            `varies` for one of an output that follows from the length.
 
     Example:
         >>> import numpy as np
@@ -61,10 +62,10 @@ class TensorInfo:
         )
         return None if fits else f"must have the shape {self._shape}, got {list(tensor.shape)}"
 
-    def batch_sizes(self, tensor: AnyTensor) -> set[int]:
-        """Return the sizes of the dimensions of a tensor that may change."""
+    def sizes(self, tensor: AnyTensor, dimension: str) -> set[int]:
+        """Return the sizes that a tensor has along `batch`, or along `length`."""
         pairs = zip(tensor.shape, self.shape, strict=True)
-        return {size for size, wanted in pairs if isinstance(wanted, str)}
+        return {size for size, wanted in pairs if wanted == dimension}
 
     @property
     def _shape(self) -> str:
@@ -94,6 +95,8 @@ class Signature:
         preprocessing: What the data went through before it came to the model, as data: the caller
             has to do the same. None if nothing.
         tolerance: The largest error that the golden check allows, relative to the largest output.
+        length: The shortest and the longest sequence that a call may have, both checked when it was
+            made. None if no dimension but the batch may change.
     """
 
     format_version: int = FORMAT_VERSION
@@ -109,6 +112,7 @@ class Signature:
     class_names: tuple[str, ...] | None = None
     preprocessing: Any = None
     tolerance: float
+    length: tuple[int, int] | None = None
 
     def by_name(self, outputs: Sequence[T]) -> T | dict[str, T]:
         """Return outputs as a call does: the only one, or a dict of them by name."""
@@ -167,7 +171,14 @@ def _signature(data: object) -> Signature:
         class_names=known.texts("class_names") if known.has("class_names") else None,
         preprocessing=known.any("preprocessing"),
         tolerance=known.get("tolerance", float),
+        length=_length(known.get("length", list)) if known.has("length") else None,
     )
+
+
+def _length(limits: list[Any]) -> tuple[int, int]:
+    if len(limits) != 2 or not all(type(limit) is int for limit in limits):
+        raise ValueError(f"`length` must be two whole numbers, got {limits!r:.80}")
+    return limits[0], limits[1]
 
 
 def _tensor_info(data: object) -> TensorInfo:
