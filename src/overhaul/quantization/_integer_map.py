@@ -10,6 +10,8 @@ from overhaul.core import Spec, dequantize, pack4, unpack4
 
 WeightType: TypeAlias = Literal["int8", "int4", "float16", "bfloat16"]
 Granularity: TypeAlias = Literal["tensor", "channel", "block"]
+_AT_ONCE = 2**16
+"""Numbers of a weight whose scales are searched at once: they stay in the cache of a CPU."""
 
 
 class WeightForm(Spec):
@@ -73,8 +75,16 @@ def scales_of(weight: Tensor, form: WeightForm, *, search: bool) -> Tensor:
         form: Where scales differ.
         search: Whether to look for the least error.
     """
-    low, top = form.limits
     w = weight.detach()
+    apart = not form.per_tensor and (form.axis == 0) != bool(form.block)  # rows share no scale
+    if not (search and apart and w.device.type == "cpu" and w.numel() > _AT_ONCE):
+        return _scales_of(w, form, search=search)
+    rows = max(1, _AT_ONCE * len(w) // w.numel())
+    return torch.cat([_scales_of(part, form, search=search) for part in w.split(rows)])
+
+
+def _scales_of(w: Tensor, form: WeightForm, *, search: bool) -> Tensor:
+    low, top = form.limits
     largest = reduced(w.abs(), form, "max").clamp(min=torch.finfo(w.dtype).tiny * 1e6)
     if low < -top:  # the side with the larger numbers gets the additional integer
         highest, lowest = reduced(w, form, "max"), -reduced(-w, form, "max")
