@@ -33,7 +33,13 @@ from tests.deploy.engine_cases import (
     relative_error,
     signature_of,
 )
-from tests.deploy.integer_networks import INTEGER_NETWORKS, IntegerLinear, integer_network
+from tests.deploy.integer_networks import (
+    INTEGER_NETWORKS,
+    IntegerEmbedding,
+    IntegerLinear,
+    Weight,
+    integer_network,
+)
 from tests.deploy.networks import network, rows_of, task_of
 from tests.deploy.row_task import fact
 
@@ -95,6 +101,27 @@ def test_weights_stay_integers_in_the_file(
     scales = 4 * 256 * (512 // block if block else 1)
     size = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert size < 512 * 256 * bits / 8 + scales * 1.3 + 20_000
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("weight", ["linear", "table"])
+def test_scales_that_are_halves_take_two_bytes(name: str, weight: str, tmp_path: Path) -> None:
+    model: nn.Module = IntegerLinear(2048, 256, block=32)
+    x = torch.randn(64, 2048)
+    if weight == "table":
+        model, x = IntegerEmbedding(block=4), torch.randint(0, 30, (64, 5))
+        model.table = Weight(torch.randn(2048, 32), block=4)
+    model = model.eval().requires_grad_(False)
+    (scale,) = (each for each_name, each in model.named_buffers() if each_name.endswith("scale"))
+    sizes = []
+    for kind in ("real", "halves"):
+        if kind == "halves":
+            scale.copy_(scale.half())
+        (tmp_path / kind).mkdir()
+        run = deployed(installed(name), model, x, tmp_path / kind)
+        assert relative_error(run, model, x) < 1e-5
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / kind).iterdir()))
+    assert sizes[0] - sizes[1] > 1.9 * scale.numel()
 
 
 @pytest.mark.parametrize("kind", ["weights", "weights_of_sequences", "blocks", "conv_weights"])

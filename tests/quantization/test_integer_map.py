@@ -25,3 +25,14 @@ def test_a_large_weight_has_the_scales_of_a_small_one(
     for size in (1, 50, 239):
         monkeypatch.setattr(_integer_map, "_AT_ONCE", size)
         assert torch.equal(scales_of(weight, form, search=True), whole)
+
+
+def test_scales_of_blocks_are_halves_where_their_range_reaches() -> None:
+    form = WeightForm(type="int4", axis=1, block=8, bits=4, shape=(10, 24))
+    weight = torch.randn(10, 24, generator=torch.Generator().manual_seed(0))
+    weight[0, :8], weight[1, :8] = 0.0, 1e-9
+    for search in (False, True):
+        scale = scales_of(weight, form, search=search)
+        assert torch.equal(scale.half().float()[2:], scale[2:])
+        assert float(scale[0, 0]) == torch.finfo(torch.float16).tiny
+        assert float(scale[1, 0].abs()) == pytest.approx(1e-9 / 8, rel=0.5)

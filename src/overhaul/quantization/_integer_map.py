@@ -68,7 +68,8 @@ def scales_of(weight: Tensor, form: WeightForm, *, search: bool) -> Tensor:
 
     With `search`, the scale among shrunken ones that has the least squared error
     :math:`\sum (w - s\,\mathrm{clip}(\mathrm{round}(w/s)))^2`: to lose a few outliers is often
-    better than to be coarse everywhere.
+    better than to be coarse everywhere. The scales of blocks are many, so they are rounded to
+    float16.
 
     Args:
         weight: `[...]`.
@@ -78,9 +79,11 @@ def scales_of(weight: Tensor, form: WeightForm, *, search: bool) -> Tensor:
     w = weight.detach()
     apart = not form.per_tensor and (form.axis == 0) != bool(form.block)  # rows share no scale
     if not (search and apart and w.device.type == "cpu" and w.numel() > _AT_ONCE):
-        return _scales_of(w, form, search=search)
-    rows = max(1, _AT_ONCE * len(w) // w.numel())
-    return torch.cat([_scales_of(part, form, search=search) for part in w.split(rows)])
+        scale = _scales_of(w, form, search=search)
+    else:
+        rows = max(1, _AT_ONCE * len(w) // w.numel())
+        scale = torch.cat([_scales_of(part, form, search=search) for part in w.split(rows)])
+    return _as_halves(scale) if form.block else scale
 
 
 def _scales_of(w: Tensor, form: WeightForm, *, search: bool) -> Tensor:
@@ -101,6 +104,18 @@ def _scales_of(w: Tensor, form: WeightForm, *, search: bool) -> Tensor:
         best = torch.where(error < least, candidate, best)
         least = torch.minimum(error, least)
     return best
+
+
+def _as_halves(scale: Tensor) -> Tensor:
+    """Round scales to float16 where its normal numbers reach, so that an artifact may store that.
+
+    A block of zeros alone has a scale of no meaning: it gets the smallest of these numbers.
+    """
+    size, half = scale.abs(), torch.finfo(torch.float16)
+    reached = (size >= half.tiny) & (size <= half.max)
+    nothing = size < torch.finfo(torch.float32).tiny * 1e6
+    rounded = torch.where(reached, scale.half().to(scale.dtype), scale)
+    return torch.where(nothing, half.tiny, rounded)
 
 
 def integers_of(weight: Tensor, scale: Tensor, form: WeightForm) -> Tensor:
