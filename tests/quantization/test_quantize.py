@@ -262,13 +262,33 @@ def test_what_is_in_few_bits_already_is_left_and_said(make_context: MakeContext)
         Quantize().apply(twice, make_context(twice))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_inputs_of_a_layer_that_is_not_float32_stay_real(
+    dtype: torch.dtype, make_context: MakeContext
+) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(64, 8, dtype=dtype), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.inner(x.flatten(1).to(dtype)).float())
+            return out
+
+    ctx = make_context(Mixed())
+    made = Quantize(batches=1).apply(Mixed(), ctx)
+    assert made(torch.rand(2, 1, 8, 8)).isfinite().all()
+    (reason,) = [str(f.reason) for f in ctx.facts if f.name == "skipped" and f.value == "inner"]
+    assert "only its weights are integers: it computes in" in reason
+
+
 def test_a_weight_that_float16_would_make_infinite_stays(make_context: MakeContext) -> None:
     network = tiny_cnn()
     with torch.no_grad():
         network.fc.weight[0, 0] = 1e6
     ctx = make_context(network)
     made = Quantize(weights="float16").apply(network, ctx)
-    assert made.fc.weight[0, 0] == 1e6
+    assert made.get_parameter("fc.weight")[0, 0] == 1e6
     assert any("float16 ends at 6.55e+04" in str(fact.reason) for fact in ctx.facts)
 
 

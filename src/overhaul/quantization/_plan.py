@@ -92,7 +92,7 @@ def make_plan(
     computing = {
         path
         for path in forms
-        if types.get(path, "int8") == "int8" and computes(model.get_submodule(path))
+        if types.get(path, "int8") == "int8" and _weights_only(model.get_submodule(path)) is None
     }
     if wishes.activations is None:
         plan.layers = {path: LayerForm(weights=own) for path, own in forms.items()}
@@ -101,14 +101,28 @@ def make_plan(
     for path, own in forms.items():
         inputs = places.inputs.get(path, ())
         plan.layers[path] = LayerForm(weights=own, inputs=inputs)
-        if path not in computing:
-            plan.skipped[path] = "only its weights are integers: it is a table or recurrent"
+        reason = _weights_only(model.get_submodule(path))
+        if reason is not None:
+            plan.skipped[path] = f"only its weights are integers: {reason}"
+        elif path not in computing:
+            plan.skipped[path] = "only its weights are integers: they have four bits"
         elif not places.calls[path]:
             plan.skipped[path] = "only its weights are integers: it is not called by itself"
     for path in places.outputs:
         form = plan.layers.get(path, LayerForm())
         plan.layers[path] = form.model_copy(update={"output": True})
     return plan
+
+
+def _weights_only(module: nn.Module) -> str | None:
+    """Return why the inputs of a layer cannot be integers, if its weights can."""
+    if not computes(module):
+        return "it is a table or recurrent"
+    (dtype, *_) = {weight.dtype for weight in _weights(module).values()}
+    if dtype != torch.float32:
+        kind = str(dtype).removeprefix("torch.")
+        return f"it computes in {kind}, and integers stand for float32"
+    return None
 
 
 def computes(module: nn.Module) -> bool:
