@@ -15,7 +15,7 @@ from overhaul.deploy._capture import has_integers, short_reason
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._executorch_integers import with_executorch_integers
 from overhaul.deploy._fold import folded
-from overhaul.deploy._quiet import quiet, quiet_stderr
+from overhaul.deploy._quiet import quiet_stderr
 from overhaul.deploy._signature import example_inputs
 from overhaul.runtime import Signature
 
@@ -26,10 +26,10 @@ _TO_RUN = "to run a model that was deployed to ExecuTorch"
 class ExecuTorch(Engine):
     """Run the model in ExecuTorch, with XNNPACK for what it knows.
 
-    ExecuTorch plans its memory before it runs, so the number of samples that it takes at once has an
-    upper bound; a call with more is done in parts. Layers whose inputs, weights and outputs are integers run as such; other integer weights
-    are stored as real numbers. The number of threads is one for the whole process: what was opened
-    last decides.
+    ExecuTorch plans its memory before it runs, so the number of samples that it takes at once has
+    an upper bound; a call with more is done in parts. Layers whose inputs, weights and outputs are
+    integers run as such; other integer weights are stored as real numbers. The number of threads is
+    one for the whole process: what was opened last decides.
 
     Args:
         max_batch: The most samples at once. Default 64.
