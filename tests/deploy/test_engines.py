@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from overhaul.core import ArtifactError, Context, DataError, MissingExtraError, SpecError
+from overhaul.core import ArtifactError, Context, MissingExtraError, SpecError
 from overhaul.deploy import (
     AOTInductor,
     Deploy,
@@ -220,7 +220,7 @@ def test_half_weights_are_half_as_large(tmp_path: Path) -> None:
     assert sizes[1] < 0.51 * sizes[0]
 
 
-def test_executorch_obeys_threads_and_says_how_many_samples_it_takes(tmp_path: Path) -> None:
+def test_executorch_obeys_threads_and_takes_many_samples_in_parts(tmp_path: Path) -> None:
     installed("executorch")
     with quiet():
         bindings = importlib.import_module("executorch.extension.pybindings.portable_lib")
@@ -230,9 +230,14 @@ def test_executorch_obeys_threads_and_says_how_many_samples_it_takes(tmp_path: P
     second = deployed(ExecuTorch(max_batch=8), model, x, tmp_path, threads=1)
     assert bindings._threadpool_get_thread_count() == 1
     for run in (first, second):
-        torch.testing.assert_close(run([x[:8]])[0], model(x[:8]))
-    with pytest.raises(DataError, match=r"at most 8 samples in a call, got 9.*max_batch"):
-        first([x[:9]])
+        for size in (8, 9, 64):
+            torch.testing.assert_close(run([x[:size]])[0], model(x[:size]))
+
+
+def test_executorch_is_silent_on_opening(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model, x = network("features").eval().requires_grad_(False), torch.randn(8, 6)
+    deployed(installed("executorch"), model, x, tmp_path, threads=1)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_executorch_computes_with_integers(tmp_path: Path) -> None:
@@ -329,7 +334,7 @@ def test_openvino_weights_that_were_cut_off_are_refused(tmp_path: Path) -> None:
     [
         (lambda: OpenVINO(hint="speed"), "`hint` of openvino .*'latency' or 'throughput'"),
         (lambda: OpenVINO(precision="f8"), "`precision` of openvino"),
-        (lambda: ExecuTorch(max_batch=0), "`max_batch` of executorch .*most samples in a call"),
+        (lambda: ExecuTorch(max_batch=0), "`max_batch` of executorch .*most samples at once"),
     ],
 )
 def test_bad_settings_are_refused(make: Callable[[], Any], message: str) -> None:

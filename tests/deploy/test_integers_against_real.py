@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from overhaul.core import ArtifactError, Context, StoresIntegers
 from overhaul.deploy import Deploy, OnnxRuntime, Runner, Signature, Torch, compare_engines
 from overhaul.deploy._real_twin import real_twin
-from overhaul.deploy._why_not import what_may_be_behind
+from overhaul.deploy._why_not import int8_instructions, what_may_be_behind
 from overhaul.quantization import Quantize
 from overhaul.tasks import Classification
 from tests.deploy.row_task import fact
@@ -165,3 +165,36 @@ def test_engines_are_compared_without_a_task() -> None:
         own = [f for f in facts if f.name == name]
         assert [f.subject for f in own] == ["artifact/torch", "artifact/onnxruntime"]
         assert all(isinstance(f.value, int | float) and f.value >= 0 for f in own)
+
+
+@pytest.mark.parametrize(
+    ("features", "wanted"),
+    [(("avx2", "avx512_vnni"), True), (("avx2", "avx512f"), False), ((), None)],
+)
+def test_integer_instructions_are_those_that_the_system_names(
+    features: tuple[str, ...], wanted: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overhaul.deploy._why_not.cpu_features", lambda: features)
+    assert int8_instructions() is wanted
+    behind = " ".join(what_may_be_behind(nn.Sequential(), 1.0))
+    assert ("no instructions for sums" in behind) is (wanted is False)
+
+
+def test_an_engine_is_opened_once_to_be_judged(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    plain = OnnxRuntime.open
+
+    def counting(
+        self: OnnxRuntime, path: Path, signature: Signature, threads: int | None
+    ) -> Runner:
+        opened.append(path)
+        return plain(self, path, signature, threads)
+
+    monkeypatch.setattr(OnnxRuntime, "open", counting)
+    monkeypatch.setattr("overhaul.deploy._deploy.all_threads", lambda: 1)
+    model = Small()
+    ctx = make_context(model, task=task())
+    Deploy(engines=(OnnxRuntime(),), timing_s=0.01, cost=False).apply(model, ctx)
+    assert len(opened) == 2  # to be judged, and in its place at the end

@@ -88,7 +88,9 @@ class Deploy(Step):
     quality_tolerance: float = Field(
         default=0.002, ge=0, lt=1, description="Largest loss as a part of the model's quality."
     )
-    timing_s: float = Field(default=1.0, gt=0, description="Seconds of timing for each engine.")
+    timing_s: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="Seconds of timing for each engine."
+    )
     cost: bool = True
 
     @field_validator("engines")

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from overhaul.core import Fact, StoresIntegers
 from overhaul.deploy._trial import Trial
 from overhaul.evaluation import Latency
+from overhaul.runtime import cpu_features
 
 _VECTOR = 16
 """Channels that kernels for 8-bit integers take at once."""
@@ -61,7 +61,7 @@ def what_may_be_behind(model: nn.Module, call_ms: float) -> list[str]:
         call_ms: How long a call takes.
     """
     found = []
-    if not int8_instructions():
+    if int8_instructions() is False:
         found.append(
             "This CPU has no instructions for sums of 8-bit products (VNNI, AMX), so they take "
             "several instructions each"
@@ -91,6 +91,13 @@ def what_may_be_behind(model: nn.Module, call_ms: float) -> list[str]:
     return found
 
 
-def int8_instructions() -> bool:
-    """Return whether the CPU adds products of 8-bit integers in one instruction."""
-    return bool(torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported())
+def int8_instructions() -> bool | None:
+    """Return whether the CPU adds products of 8-bit integers in one instruction.
+
+    None where the system does not say what its CPU has.
+    """
+    features = cpu_features()
+    return not _SUMS_OF_PRODUCTS.isdisjoint(features) if features else None
+
+
+_SUMS_OF_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
