@@ -35,8 +35,11 @@ from tests.deploy.engine_cases import (
 )
 from tests.deploy.integer_networks import (
     INTEGER_NETWORKS,
+    IntegerConv,
     IntegerEmbedding,
     IntegerLinear,
+    IntegerLSTM,
+    Rounded,
     Weight,
     integer_network,
 )
@@ -152,11 +155,44 @@ def test_onnxruntime_computes_with_integers(tmp_path: Path) -> None:
     assert names.count("QGemm") == 1
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_maximum_is_one_of_integers(name: str, tmp_path: Path) -> None:
+    model = nn.Sequential(
+        IntegerConv(nn.Conv2d(1, 4, 3)),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        Rounded(positive=True),
+        IntegerConv(nn.Conv2d(4, 2, 3)),
+        nn.Flatten(),
+    )
+    model = nn.Sequential(Rounded(), *model).requires_grad_(False)
+    x = torch.randn(64, 1, 10, 10)
+    run = deployed(installed(name), model, x, tmp_path)
+    assert relative_error(run, model, x) < FEW_STEPS
+    if name == "onnxruntime":
+        onnx, runtime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 3
+        runtime.InferenceSession(str(tmp_path / "model.onnx"), options)
+        nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
+        assert [node.op_type for node in nodes].count("QuantizeLinear") == 1
+
+
 def test_rounded_inputs_are_asked_for_and_nearly_the_same(tmp_path: Path) -> None:
     model, x = integer_network("blocks")
     run = deployed(OnnxRuntime(round_inputs=True), model, x, tmp_path)
     assert relative_error(run, model, x) < 0.05
     assert b"MatMulNBits" in (tmp_path / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_an_lstm_rounds_its_inputs_if_asked_to(directions: int, tmp_path: Path) -> None:
+    model = IntegerLSTM(bidirectional=directions == 2).requires_grad_(False)
+    x = torch.randn(64, 7, 8)
+    run = deployed(OnnxRuntime(round_inputs=True), model, x, tmp_path)
+    assert 1e-5 < relative_error(run, model, x) < 0.05
+    assert b"DynamicQuantizeLSTM" in (tmp_path / "model.onnx").read_bytes()
 
 
 def test_torch_dequantizes_weights_on_opening(tmp_path: Path) -> None:

@@ -153,9 +153,10 @@ def test_activations_become_integers_once_for_all_that_read_them() -> None:
     layers = {"conv1", "conv2", "up", "head"}
     x = torch.rand(2, 1, 8, 8)
     places = find_places(model, lambda m: m(x), layers)
-    # The activation is called twice, so that what it makes has no module of its own; the sum is.
+    # The activation is called twice, so that what it makes has no module of its own; the sum is,
+    # and so is the image of which the average is taken.
     assert places.inputs == {"conv1": (0,), "conv2": (0,), "up": (0,), "head": (0,)}
-    assert places.outputs == ["conv2"]
+    assert places.outputs == ["conv2", "up"]
     assert step.activations == "int8"
 
 
@@ -175,6 +176,30 @@ def test_the_outermost_module_makes_the_integers_after_what_is_done_in_place() -
     places = find_places(Blocks(), lambda m: m(x), {"0.0", "1.0", "2"})
     assert places.outputs == ["0", "1"]
     assert places.inputs == {"0.0": (0,), "1.0": (), "2": ()}
+
+
+class Averaged(nn.Module):
+    """An image of which the average is taken, and that may be read again."""
+
+    def __init__(self, *, again: bool = False) -> None:
+        super().__init__()
+        self.conv, self.head, self.again = nn.Conv2d(1, 4, 3), nn.Linear(4, 2), again
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        mean = F.adaptive_avg_pool2d(x, 1)
+        x = (x * mean).mean((2, 3)) if self.again else mean.flatten(1)
+        out: Tensor = self.head(x)
+        return out
+
+
+def test_an_average_is_one_of_integers_if_nothing_else_reads_the_image() -> None:
+    x = torch.rand(2, 1, 8, 8)
+    for model, outputs in ((Averaged(), ["conv"]), (Averaged(again=True), [])):
+        layers = {"conv", "head"}
+        assert find_places(model, lambda m: m(x), layers).outputs == outputs
+    returned = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1))
+    assert find_places(returned, lambda m: m(x), {"0"}).outputs == []
 
 
 def test_what_is_left_and_how_exact_the_rest_is_become_facts(make_context: MakeContext) -> None:
@@ -224,7 +249,7 @@ def test_functional_weights_and_dtypes_are_read_as_real_numbers() -> None:
         ({"granularity": "block"}, "is for weights only"),
         ({"weights": "int2"}, "weights"),
         ({"batches": 0}, "How many batches"),
-        ({"max_drop": float("inf")}, "must be finite"),
+        ({"max_drop": float("inf")}, "must be a finite number"),
         ({"activations": None, "symmetric": True}, "`symmetric` is for activations"),
         ({"weights": "float16", "reduce_range": "auto"}, "`reduce_range` is for activations"),
         ({"weights": "int4", "calibration": MinMax()}, "`calibration` is for activations"),

@@ -16,7 +16,7 @@ from tests.quantization.repaired import (
     task,
 )
 
-ROUNDING = [AdaRound(iterations=100), Gptq()]
+ROUNDING = [AdaRound(iterations=200), Gptq()]
 REPAIRS: list[QuantizationRepair] = [*ROUNDING, BiasCorrection()]
 
 

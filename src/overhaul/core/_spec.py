@@ -400,7 +400,7 @@ def _rule(detail: ErrorDetails) -> str:
 _RULES = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),
-    "finite_number": "finite",
+    "finite_number": "a finite number",
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
     **dict.fromkeys(("tuple_type", "list_type"), "a list"),
     **dict.fromkeys(("model_type", "dict_type"), "a mapping of fields (`name: value`)"),
