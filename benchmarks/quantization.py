@@ -41,7 +41,7 @@ from overhaul.core import Batch
 from overhaul.evaluation import Predictions, compare, measure_latency, predict
 
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLES, LIMIT_S, TIME_S = 256, 900, 3.0
+SAMPLES, LIMIT_S, TIME_S = 256, 1800, 3.0
 Call = Callable[[dict[str, np.ndarray[Any, Any]]], Tensor]
 Work = Callable[[Path], tuple[Call, int]]
 
@@ -71,7 +71,14 @@ def made(work: Work, folder: Path) -> Tool:
 
 def ours(case: Case, *steps: oh.Step, engines: Sequence[str]) -> Work:
     def work(folder: Path) -> tuple[Call, int]:
-        deploy = oh.Deploy(engines=tuple(engines), tolerance=0.1, quality_tolerance=0.5)
+        deploy = oh.Deploy(
+            engines=tuple(engines),
+            tolerance=0.1,
+            quality_tolerance=0.5,
+            timing_s=0.5,
+            throughput_batch=2,
+            cost=False,
+        )
         recipe = oh.Recipe(*steps, deploy)
         run = recipe.run(case.model, case.task, out=folder, control=False, cost=False)
         artifact = oh.load(run.artifact, threads=1)
@@ -331,14 +338,15 @@ def main() -> None:
             path = Path(folder) / "result.json"
             command = [sys.executable, __file__, "--one", name, "--out", str(path)]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-            done = subprocess.run(
-                [*command, "--cache", str(options.cache)],
-                env=environment,
-                timeout=LIMIT_S,
-                check=False,
-            )
-            if done.returncode:
-                print("FAILED", name, flush=True)
+            try:
+                subprocess.run(
+                    [*command, "--cache", str(options.cache)],
+                    env=environment,
+                    timeout=LIMIT_S,
+                    check=True,
+                )
+            except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+                print("FAILED", name, error, flush=True)
                 continue
             results[name] = json.loads(path.read_text())
         options.out.write_text(json.dumps(results, indent=1) + "\n")

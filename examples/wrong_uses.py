@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import overhaul as oh
-from overhaul.cli import EXIT_CODES
+from overhaul.cli._answer import EXIT_CODES
 
 WrongUse = Callable[[], object]
 QUIET = oh.Progress(quiet=True)

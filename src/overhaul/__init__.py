@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         load,
         verify,
     )
-    from overhaul.distillation import Distill, SwapModel
+    from overhaul.distillation import Distill, Hints, SoftTargets, SwapModel
     from overhaul.evaluation import Goal, Verdict
     from overhaul.multitask import AddHeads, MultiTask
     from overhaul.pruning import (
@@ -143,6 +143,7 @@ __all__ = [
     "Goal",
     "Gptq",
     "GroupLasso",
+    "Hints",
     "KeepZeros",
     "LeastSquares",
     "Magnitude",
@@ -177,6 +178,7 @@ __all__ = [
     "SealedTestError",
     "Shift",
     "SmoothQuant",
+    "SoftTargets",
     "SpecError",
     "SquaredError",
     "Step",

@@ -127,7 +127,7 @@ RECIPE: dict[str, Any] = {
     "task": {"classification": {"data": "digits"}},
     "steps": [
         {"prune_weights": {"sparsity": 0.5}},
-        {"train": {"epochs": 3, "objective": {"distill": {"temperature": 4}}}},
+        {"train": {"epochs": 3, "objective": {"distill": {"weight": 0.9}}}},
         {"recipe": [{"train": {"epochs": 1, "optimizer": "sgd"}}]},
         "deploy",
     ],
@@ -148,7 +148,7 @@ def test_a_recipe_file_is_accepted() -> None:
         {"steps": [{"prune_weights": {"sparsty": 0.5}}]},
         {"steps": [{"prune_weights": {"sparsity": 1.5}}]},
         {"steps": [{"recipe": [{"train": {"epochs": 1, "optimizer": "sdg"}}]}]},
-        {"steps": [{"train": {"epochs": 3, "objective": {"distill": {"temprature": 4}}}}]},
+        {"steps": [{"train": {"epochs": 3, "objective": {"distill": {"wieght": 0.9}}}}]},
         {"goal": {"max_dropp": 0.1}},
         {"model": "resnet18"},
         {"task": "train"},

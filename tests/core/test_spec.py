@@ -1,6 +1,7 @@
 """Specs print, compare, copy and travel through files as what they are."""
 
 import json
+from abc import ABC
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,21 @@ def test_one_spec_is_no_list_of_specs() -> None:
 def test_a_spec_of_another_kind_is_refused_with_the_kind_that_is_wanted() -> None:
     with pytest.raises(SpecError, match=r"`exact` of fruit_salad must be a Apple, got Basket"):
         FruitSalad(exact=Basket(fruits=()))
+
+
+def test_a_kind_without_abstract_methods_is_written_by_the_name_of_one_of_it() -> None:
+    class Seasoning(Spec, ABC):
+        def season(self) -> str:
+            return ""
+
+    class Salt(Seasoning):
+        grams: int = 1
+
+    class Dish(Spec):
+        seasonings: tuple[Seasoning, ...]
+
+    dish = Dish(seasonings=(Salt(grams=2), Salt()))
+    assert dish.to_data() == {"dish": {"seasonings": [{"salt": {"grams": 2}}, "salt"]}}
+    assert Dish.model_validate(dish.to_data()) == dish
+    with pytest.raises(SpecError, match="unknown seasoning 'pepper'"):
+        Dish(seasonings=["pepper"])

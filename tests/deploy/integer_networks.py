@@ -102,9 +102,9 @@ class IntegerEmbedding(nn.Module):
 class IntegerLSTM(nn.Module):
     """A recurrent layer whose weights are integers."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, bidirectional: bool = True) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(8, 6, batch_first=True, bidirectional=True)
+        self.lstm = nn.LSTM(8, 6, batch_first=True, bidirectional=bidirectional)
         self.names = list(self.lstm._flat_weights_names)
         matrices = {n: getattr(self.lstm, n).data for n in self.names if n.startswith("weight")}
         self.weights = nn.ModuleDict({n: Weight(matrix) for n, matrix in matrices.items()})
@@ -113,8 +113,9 @@ class IntegerLSTM(nn.Module):
         weights = [
             self.weights[n]() if n in self.weights else getattr(self.lstm, n) for n in self.names
         ]
-        zeros = x.new_zeros(2, x.shape[0], 6)
-        out: Tensor = torch._VF.lstm(x, (zeros, zeros), weights, True, 1, 0.0, False, True, True)[0]
+        both = self.lstm.bidirectional
+        zeros = x.new_zeros(1 + both, x.shape[0], 6)
+        out: Tensor = torch._VF.lstm(x, (zeros, zeros), weights, True, 1, 0.0, False, both, True)[0]
         return out[:, -1]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from overhaul.core import ArtifactError, Context, DataError, MissingExtraError, SpecError
+from overhaul.core import ArtifactError, Context, MissingExtraError, SpecError
 from overhaul.deploy import (
     AOTInductor,
     Deploy,
@@ -33,7 +33,16 @@ from tests.deploy.engine_cases import (
     relative_error,
     signature_of,
 )
-from tests.deploy.integer_networks import INTEGER_NETWORKS, IntegerLinear, integer_network
+from tests.deploy.integer_networks import (
+    INTEGER_NETWORKS,
+    IntegerConv,
+    IntegerEmbedding,
+    IntegerLinear,
+    IntegerLSTM,
+    Rounded,
+    Weight,
+    integer_network,
+)
 from tests.deploy.networks import network, rows_of, task_of
 from tests.deploy.row_task import fact
 
@@ -97,6 +106,27 @@ def test_weights_stay_integers_in_the_file(
     assert size < 512 * 256 * bits / 8 + scales * 1.3 + 20_000
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("weight", ["linear", "table"])
+def test_scales_that_are_halves_take_two_bytes(name: str, weight: str, tmp_path: Path) -> None:
+    model: nn.Module = IntegerLinear(2048, 256, block=32)
+    x = torch.randn(64, 2048)
+    if weight == "table":
+        model, x = IntegerEmbedding(block=4), torch.randint(0, 30, (64, 5))
+        model.table = Weight(torch.randn(2048, 32), block=4)
+    model = model.eval().requires_grad_(False)
+    (scale,) = (each for each_name, each in model.named_buffers() if each_name.endswith("scale"))
+    sizes = []
+    for kind in ("real", "halves"):
+        if kind == "halves":
+            scale.copy_(scale.half())
+        (tmp_path / kind).mkdir()
+        run = deployed(installed(name), model, x, tmp_path / kind)
+        assert relative_error(run, model, x) < 1e-5
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / kind).iterdir()))
+    assert sizes[0] - sizes[1] > 1.9 * scale.numel()
+
+
 @pytest.mark.parametrize("kind", ["weights", "weights_of_sequences", "blocks", "conv_weights"])
 def test_onnxruntime_dequantizes_no_weights_at_a_call(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -125,11 +155,44 @@ def test_onnxruntime_computes_with_integers(tmp_path: Path) -> None:
     assert names.count("QGemm") == 1
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_maximum_is_one_of_integers(name: str, tmp_path: Path) -> None:
+    model = nn.Sequential(
+        IntegerConv(nn.Conv2d(1, 4, 3)),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        Rounded(positive=True),
+        IntegerConv(nn.Conv2d(4, 2, 3)),
+        nn.Flatten(),
+    )
+    model = nn.Sequential(Rounded(), *model).requires_grad_(False)
+    x = torch.randn(64, 1, 10, 10)
+    run = deployed(installed(name), model, x, tmp_path)
+    assert relative_error(run, model, x) < FEW_STEPS
+    if name == "onnxruntime":
+        onnx, runtime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 3
+        runtime.InferenceSession(str(tmp_path / "model.onnx"), options)
+        nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
+        assert [node.op_type for node in nodes].count("QuantizeLinear") == 1
+
+
 def test_rounded_inputs_are_asked_for_and_nearly_the_same(tmp_path: Path) -> None:
     model, x = integer_network("blocks")
     run = deployed(OnnxRuntime(round_inputs=True), model, x, tmp_path)
     assert relative_error(run, model, x) < 0.05
     assert b"MatMulNBits" in (tmp_path / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_an_lstm_rounds_its_inputs_if_asked_to(directions: int, tmp_path: Path) -> None:
+    model = IntegerLSTM(bidirectional=directions == 2).requires_grad_(False)
+    x = torch.randn(64, 7, 8)
+    run = deployed(OnnxRuntime(round_inputs=True), model, x, tmp_path)
+    assert 1e-5 < relative_error(run, model, x) < 0.05
+    assert b"DynamicQuantizeLSTM" in (tmp_path / "model.onnx").read_bytes()
 
 
 def test_torch_dequantizes_weights_on_opening(tmp_path: Path) -> None:
@@ -193,7 +256,7 @@ def test_half_weights_are_half_as_large(tmp_path: Path) -> None:
     assert sizes[1] < 0.51 * sizes[0]
 
 
-def test_executorch_obeys_threads_and_says_how_many_samples_it_takes(tmp_path: Path) -> None:
+def test_executorch_obeys_threads_and_takes_many_samples_in_parts(tmp_path: Path) -> None:
     installed("executorch")
     with quiet():
         bindings = importlib.import_module("executorch.extension.pybindings.portable_lib")
@@ -203,9 +266,14 @@ def test_executorch_obeys_threads_and_says_how_many_samples_it_takes(tmp_path: P
     second = deployed(ExecuTorch(max_batch=8), model, x, tmp_path, threads=1)
     assert bindings._threadpool_get_thread_count() == 1
     for run in (first, second):
-        torch.testing.assert_close(run([x[:8]])[0], model(x[:8]))
-    with pytest.raises(DataError, match=r"at most 8 samples in a call, got 9.*max_batch"):
-        first([x[:9]])
+        for size in (8, 9, 64):
+            torch.testing.assert_close(run([x[:size]])[0], model(x[:size]))
+
+
+def test_executorch_is_silent_on_opening(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model, x = network("features").eval().requires_grad_(False), torch.randn(8, 6)
+    deployed(installed("executorch"), model, x, tmp_path, threads=1)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_executorch_computes_with_integers(tmp_path: Path) -> None:
@@ -302,7 +370,7 @@ def test_openvino_weights_that_were_cut_off_are_refused(tmp_path: Path) -> None:
     [
         (lambda: OpenVINO(hint="speed"), "`hint` of openvino .*'latency' or 'throughput'"),
         (lambda: OpenVINO(precision="f8"), "`precision` of openvino"),
-        (lambda: ExecuTorch(max_batch=0), "`max_batch` of executorch .*most samples in a call"),
+        (lambda: ExecuTorch(max_batch=0), "`max_batch` of executorch .*most samples at once"),
     ],
 )
 def test_bad_settings_are_refused(make: Callable[[], Any], message: str) -> None:

@@ -17,6 +17,7 @@ from overhaul.deploy._real_twin import real_twin
 from overhaul.deploy._trial import Candidacy, Samples, try_engine
 from overhaul.deploy._why_not import (
     in_the_engine,
+    int8_instructions,
     many_zeros,
     memory_bound,
     memory_speed,
@@ -261,3 +262,36 @@ def test_memory_is_named_where_reading_the_weights_takes_most_of_a_call() -> Non
     assert memory_bound(big, call_ms=1e6) is None
     assert memory_bound(nn.Linear(100, 100), call_ms=1e-6) is None
     assert 1e8 < memory_speed() < 1e13
+
+
+@pytest.mark.parametrize(
+    ("features", "wanted"),
+    [(("avx2", "avx512_vnni"), True), (("avx2", "avx512f"), False), ((), None)],
+)
+def test_integer_instructions_are_those_that_the_system_names(
+    features: tuple[str, ...], wanted: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overhaul.deploy._why_not.cpu_features", lambda: features)
+    assert int8_instructions() is wanted
+    behind = " ".join(what_may_be_behind(nn.Sequential(), 1.0))
+    assert ("no instructions for sums" in behind) is (wanted is False)
+
+
+def test_an_engine_is_opened_once_to_be_judged(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    plain = OnnxRuntime.open
+
+    def counting(
+        self: OnnxRuntime, path: Path, signature: Signature, threads: int | None
+    ) -> Runner:
+        opened.append(path)
+        return plain(self, path, signature, threads)
+
+    monkeypatch.setattr(OnnxRuntime, "open", counting)
+    monkeypatch.setattr("overhaul.deploy._deploy.all_threads", lambda: 1)
+    model = Small()
+    ctx = make_context(model, task=task())
+    Deploy(engines=(OnnxRuntime(),), timing_s=0.01, cost=False).apply(model, ctx)
+    assert len(opened) == 2  # to be judged, and in its place at the end

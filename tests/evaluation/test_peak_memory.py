@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from overhaul.core import Batch, tensor_hash
+from overhaul.core import Batch, dequantize, quantize, tensor_hash
 from overhaul.evaluation import measure_peak_memory
 
 MEGABYTE = 2**20
@@ -73,3 +73,13 @@ def test_a_process_that_fails_says_why(
     found = measure_peak_memory(network, images)
     assert found.bytes is None
     assert "the process ended with code 2" in str(found.reason)
+
+
+class _Integers(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        scale, zero_point = torch.tensor(0.1), torch.tensor(128).byte()
+        return dequantize(quantize(x, scale, zero_point), scale, zero_point)
+
+
+def test_a_model_with_integers_is_measured(images: Batch) -> None:
+    assert measure_peak_memory(_Integers(), images).reason is None

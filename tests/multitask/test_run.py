@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from overhaul.core import Context, Progress, model_fingerprint
 from overhaul.deploy import Deploy, load
-from overhaul.distillation import Distill, SwapModel
+from overhaul.distillation import Distill, SoftTargets, SwapModel
 from overhaul.evaluation import Goal, count_macs
 from overhaul.multitask import AddHeads, MultiTask
 from overhaul.running import Recipe, Run
@@ -149,7 +149,7 @@ def test_a_student_is_distilled_from_a_multi_task_teacher(
     ).model
     recipe = Recipe(
         SwapModel(factory=Student, arguments={"width": 3}),
-        Train(epochs=6, objective=Distill(teacher="original", temperature=2, weight=0.9), **FAST),
+        Train(epochs=6, objective=Distill(match=[SoftTargets(temperature=2)], weight=0.9), **FAST),
     )
     run = run_recipe(recipe, teacher, task, tmp_path / "student")
     assert run.verdict.original is not None

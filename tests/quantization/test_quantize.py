@@ -11,8 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overhaul.core import Context, ModelError, SpecError, model_tensors, rebuild, trainable_names
-from overhaul.quantization import LayerForm, Quantize, QuantizeLayers, WeightForm
+from overhaul.quantization import (
+    AdaRound,
+    Awq,
+    BiasCorrection,
+    Budget,
+    CrossLayerEqualization,
+    Gptq,
+    LayerForm,
+    MinMax,
+    Percentile,
+    Quantize,
+    QuantizeLayers,
+    SmoothQuant,
+    WeightForm,
+)
 from overhaul.quantization._placement import find_places
+from overhaul.running import Recipe
 from overhaul.tasks import Classification
 from overhaul.testing import tiny_cnn
 
@@ -138,9 +153,10 @@ def test_activations_become_integers_once_for_all_that_read_them() -> None:
     layers = {"conv1", "conv2", "up", "head"}
     x = torch.rand(2, 1, 8, 8)
     places = find_places(model, lambda m: m(x), layers)
-    # The activation is called twice, so that what it makes has no module of its own; the sum is.
+    # The activation is called twice, so that what it makes has no module of its own; the sum is,
+    # and so is the image of which the average is taken.
     assert places.inputs == {"conv1": (0,), "conv2": (0,), "up": (0,), "head": (0,)}
-    assert places.outputs == ["conv2"]
+    assert places.outputs == ["conv2", "up"]
     assert step.activations == "int8"
 
 
@@ -160,6 +176,30 @@ def test_the_outermost_module_makes_the_integers_after_what_is_done_in_place() -
     places = find_places(Blocks(), lambda m: m(x), {"0.0", "1.0", "2"})
     assert places.outputs == ["0", "1"]
     assert places.inputs == {"0.0": (0,), "1.0": (), "2": ()}
+
+
+class Averaged(nn.Module):
+    """An image of which the average is taken, and that may be read again."""
+
+    def __init__(self, *, again: bool = False) -> None:
+        super().__init__()
+        self.conv, self.head, self.again = nn.Conv2d(1, 4, 3), nn.Linear(4, 2), again
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        mean = F.adaptive_avg_pool2d(x, 1)
+        x = (x * mean).mean((2, 3)) if self.again else mean.flatten(1)
+        out: Tensor = self.head(x)
+        return out
+
+
+def test_an_average_is_one_of_integers_if_nothing_else_reads_the_image() -> None:
+    x = torch.rand(2, 1, 8, 8)
+    for model, outputs in ((Averaged(), ["conv"]), (Averaged(again=True), [])):
+        layers = {"conv", "head"}
+        assert find_places(model, lambda m: m(x), layers).outputs == outputs
+    returned = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1))
+    assert find_places(returned, lambda m: m(x), {"0"}).outputs == []
 
 
 def test_what_is_left_and_how_exact_the_rest_is_become_facts(make_context: MakeContext) -> None:
@@ -209,6 +249,10 @@ def test_functional_weights_and_dtypes_are_read_as_real_numbers() -> None:
         ({"granularity": "block"}, "is for weights only"),
         ({"weights": "int2"}, "weights"),
         ({"batches": 0}, "How many batches"),
+        ({"max_drop": float("inf")}, "must be a finite number"),
+        ({"activations": None, "symmetric": True}, "`symmetric` is for activations"),
+        ({"weights": "float16", "reduce_range": "auto"}, "`reduce_range` is for activations"),
+        ({"weights": "int4", "calibration": MinMax()}, "`calibration` is for activations"),
     ],
 )
 def test_what_no_engine_can_do_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -229,6 +273,67 @@ def test_a_model_without_weights_and_a_pattern_without_match_are_refused(
     network = tiny_cnn()
     with pytest.raises(ModelError, match="'hed' matches nothing"):
         Quantize(exclude=("hed",)).apply(network, make_context(network))
+
+
+def test_what_is_in_few_bits_already_is_left_and_said(make_context: MakeContext) -> None:
+    network = tiny_cnn()
+    once = Quantize(layers=("conv",), batches=1).apply(network, make_context(network))
+    ctx = make_context(once)
+    twice = Quantize(weights="int4").apply(once, ctx)
+    assert ("conv", "its weights are in few bits already") in {
+        (fact.value, fact.reason) for fact in ctx.facts
+    }
+    with pytest.raises(ModelError, match="'conv': its weights are in few bits already; 'fc'"):
+        Quantize().apply(twice, make_context(twice))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_inputs_of_a_layer_that_is_not_float32_stay_real(
+    dtype: torch.dtype, make_context: MakeContext
+) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(64, 8, dtype=dtype), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.inner(x.flatten(1).to(dtype)).float())
+            return out
+
+    ctx = make_context(Mixed())
+    made = Quantize(batches=1).apply(Mixed(), ctx)
+    assert made(torch.rand(2, 1, 8, 8)).isfinite().all()
+    (reason,) = [str(f.reason) for f in ctx.facts if f.name == "skipped" and f.value == "inner"]
+    assert "only its weights are integers: it computes in" in reason
+
+
+def test_a_weight_that_float16_would_make_infinite_stays(make_context: MakeContext) -> None:
+    network = tiny_cnn()
+    with torch.no_grad():
+        network.fc.weight[0, 0] = 1e6
+    ctx = make_context(network)
+    made = Quantize(weights="float16").apply(network, ctx)
+    assert made.get_parameter("fc.weight")[0, 0] == 1e6
+    assert any("float16 ends at 6.55e+04" in str(fact.reason) for fact in ctx.facts)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        Quantize(),
+        Quantize(activations=None),
+        Quantize(weights="int4"),
+        Quantize(weights="float16", exclude=("fc",)),
+        Quantize(repairs=(CrossLayerEqualization(), SmoothQuant(alpha=0.3), BiasCorrection())),
+        Quantize(weights="int4", repairs=(Awq(), Gptq(), AdaRound(iterations=7))),
+        Quantize(calibration=Percentile(part=0.99), budget=Budget(bytes=0.2)),
+    ],
+    ids=repr,
+)
+def test_a_recipe_file_says_the_same(step: Quantize) -> None:
+    recipe = Recipe(step)
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert eval(repr(step)) == step
 
 
 def test_an_edit_for_another_model_is_refused() -> None:

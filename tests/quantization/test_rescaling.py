@@ -74,12 +74,12 @@ def test_every_scale_that_can_be_moved_changes_nothing(name: str, by: float) -> 
 def test_the_real_model_computes_the_same(
     repair: QuantizationRepair, name: str, make_context: MakeContext
 ) -> None:
-    model = stretched(network(name)).double()
+    model = stretched(network(name))
     ctx = make_context(model, task=task())
-    batch = samples(ctx).map_inputs(Tensor.double)
+    plan = Quantize(granularity="tensor").plan(model, samples(ctx))
+    model, batch = model.double(), samples(ctx).map_inputs(Tensor.double)
     expected = output_of(model, batch)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    plan = Quantize(granularity="tensor").plan(model, batch)
     repair.prepare_(model, plan, [batch], ctx)
     assert float((output_of(model, batch) - expected).norm()) < 1e-11 * float(expected.norm())
     changed = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]

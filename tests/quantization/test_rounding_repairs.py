@@ -16,7 +16,7 @@ from tests.quantization.repaired import (
     task,
 )
 
-ROUNDING = [AdaRound(iterations=100), Gptq()]
+ROUNDING = [AdaRound(iterations=200), Gptq()]
 REPAIRS: list[QuantizationRepair] = [*ROUNDING, BiasCorrection()]
 
 
@@ -101,6 +101,31 @@ def test_what_cannot_be_repaired_is_named(make_context: MakeContext) -> None:
     assert reasons["unused"] == "it is called never"
     assert reasons["plain"] == reasons["tied"] == "it has no bias"
     assert "a table or recurrent" in reasons["lstm"]
+
+
+class Again(nn.Module):
+    """A layer that is called twice, on values of different size, and one after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twice, self.head = nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.twice(torch.relu(self.first(x.flatten(1)))))
+        out: Tensor = self.head(torch.relu(self.twice(10 * h)))
+        return out
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_layer_after_one_that_is_called_twice_is_corrected_for_what_it_sees(
+    weights: str, make_context: MakeContext
+) -> None:
+    torch.manual_seed(0)
+    model = Again()
+    plain, _ = loss_by(model, (), make_context, weights=weights)
+    found, ctx = loss_by(model, (BiasCorrection(),), make_context, weights=weights)
+    assert found < 1.1 * plain
+    assert set(repair_errors(ctx, "bias_correction")) == {"first", "head"}
 
 
 def test_weights_that_are_no_integers_are_left(make_context: MakeContext) -> None:

@@ -110,6 +110,18 @@ def test_the_command_needs_no_torch(artifact_folder: Path) -> None:
     assert "golden.safetensors' is corrupted: the manifest lists it, and it is" in done.stderr
 
 
+def test_the_command_line_says_what_it_lacks_and_what_does_without(artifact_folder: Path) -> None:
+    program = """
+        from overhaul.cli import main
+        main()
+    """
+    done = without_torch(program, "verify", artifact_folder)
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "needs the package 'typer', which is not installed" in done.stderr
+    assert "`python -m overhaul.runtime verify ARTIFACT`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_arrays_of_any_layout_are_taken_and_nothing_else(
     artifact_folder: Path, images: NDArray[np.float32]
 ) -> None:
@@ -150,6 +162,10 @@ def test_a_changed_byte_and_a_missing_file_are_refused(artifact_folder: Path) ->
         path.unlink()
         with pytest.raises((CorruptedFileError, ArtifactError), match=path.name):
             verify(artifact_folder)
+        path.mkdir()
+        with pytest.raises((CorruptedFileError, ArtifactError), match=path.name):
+            load(artifact_folder)
+        path.rmdir()
         path.write_bytes(good)
     assert verify(artifact_folder).max_abs_error == 0
 
@@ -165,6 +181,8 @@ def test_a_changed_byte_and_a_missing_file_are_refused(artifact_folder: Path) ->
         ({"engine": "os:system"}, "not a signature .*`engine` must be a short name, got 'os:sys"),
         ({"options": {"hints": "x"}}, r"has no option 'hints'\. .* newer Overhaul, upgrade"),
         ({"options": {"hint": []}}, "not a signature .*`options` must be plain values"),
+        ({"inputs": []}, "not a signature .*'inputs' must have at least one entry"),
+        ({"outputs": []}, "not a signature .*'outputs' must have at least one entry"),
         ({"format_version": 2}, "must have the format 1, got 2"),
         ({"file": "../elsewhere"}, "names the file '../elsewhere', which is not in the manifest"),
         ({"news": 1}, "not a signature .*unknown field 'news'"),

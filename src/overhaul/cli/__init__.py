@@ -1,6 +1,5 @@
 """The command line: a thin shell over the package."""
 
-from overhaul.cli._answer import EXIT_CODES
-from overhaul.cli._app import main
+from overhaul.cli._main import main
 
-__all__ = ["EXIT_CODES", "main"]
+__all__ = ["main"]

@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+from abc import ABC
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, TypeVar
@@ -29,6 +30,14 @@ def spec_name(cls: type) -> str:
     return str(own()) if own is not None else snake_case(cls.__name__)
 
 
+def is_kind(cls: type) -> bool:
+    """Tell whether a class names a kind of things and is none itself.
+
+    A kind whose methods all do nothing by default has no abstract one; it derives from `ABC`.
+    """
+    return inspect.isabstract(cls) or ABC in cls.__bases__
+
+
 def concrete_subclasses(base: type[T]) -> Iterator[type[T]]:
     """Yield `base` and everything below it that can be instantiated and is public.
 
@@ -51,7 +60,7 @@ def find_class(base: type[T], name: str) -> type[T]:
     """
     if ":" in name:
         found = import_object(name)
-        if isinstance(found, type) and issubclass(found, base) and not inspect.isabstract(found):
+        if isinstance(found, type) and issubclass(found, base) and not is_kind(found):
             return found
         raise SpecError(f"'{name}' is not a {base.__name__} that can be made.")
     known: dict[str, list[type[T]]] = {}
@@ -68,7 +77,7 @@ def find_class(base: type[T], name: str) -> type[T]:
 
 
 def _below(base: type[T]) -> Iterator[type[T]]:
-    if not inspect.isabstract(base) and not base.__name__.startswith("_"):
+    if not is_kind(base) and not base.__name__.startswith("_"):
         yield base
     for sub in base.__subclasses__():
         yield from _below(sub)

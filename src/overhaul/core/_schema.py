@@ -8,7 +8,7 @@ from pydantic import ConfigDict, PydanticInvalidForJsonSchema, WithJsonSchema, c
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from overhaul.core._names import concrete_subclasses, snake_case, spec_name
+from overhaul.core._names import concrete_subclasses, is_kind, snake_case, spec_name
 from overhaul.core._spec import Spec
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -56,7 +56,7 @@ def json_schema(base: type[Spec]) -> dict[str, Any]:
 
 def _choices(kind: type[Spec]) -> dict[str, type[Spec]]:
     """Return what a recipe file may write where `kind` is asked for, by name."""
-    if not inspect.isabstract(kind):
+    if not is_kind(kind):
         return {spec_name(kind): kind}
     by_path = {_path(cls): cls for cls in concrete_subclasses(kind)}
     names = [spec_name(cls) for cls in by_path.values()]
@@ -76,7 +76,7 @@ def _kind_schema(kind: type[Spec], choices: dict[str, type[Spec]]) -> dict[str, 
         "additionalProperties": False,
     }
     forms: list[dict[str, Any]] = [{"enum": alone}] if alone else []
-    if inspect.isabstract(kind):
+    if is_kind(kind):
         forms.append({"type": "string", "pattern": _PATH})
         short_form["patternProperties"] = {_PATH: {"type": ["object", "null"]}}
     else:

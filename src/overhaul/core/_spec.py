@@ -1,6 +1,5 @@
 """`Spec`: what steps, plugs and tasks have in common. They are data."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -26,7 +25,7 @@ from pydantic_core import ErrorDetails, core_schema
 from torch import nn
 
 from overhaul.core._errors import SpecError
-from overhaul.core._names import find_class, import_object, import_path, snake_case
+from overhaul.core._names import find_class, import_object, import_path, is_kind, snake_case
 from overhaul.runtime import nearest
 
 
@@ -123,7 +122,7 @@ class Spec(BaseModel):
             if fields is not None and not isinstance(fields, Mapping):
                 return found._from_bare_value(fields)
             return found(**{str(k): v for k, v in (fields or {}).items()})
-        if isinstance(value, Mapping) and inspect.isabstract(cls):
+        if isinstance(value, Mapping) and is_kind(cls):
             raise SpecError(
                 f"a {snake_case(cls.__name__)} is written as one name with its fields, "
                 f"'name: {{field: value}}', got the keys {sorted(map(str, value))}."
@@ -252,7 +251,7 @@ def _is_short_form(cls: type[Spec], value: Mapping[Any, Any]) -> bool:
     if len(value) != 1:
         return False
     key = str(next(iter(value)))
-    return key not in cls.model_fields and (inspect.isabstract(cls) or key == cls.spec_name())
+    return key not in cls.model_fields and (is_kind(cls) or key == cls.spec_name())
 
 
 def _same(left: Any, right: Any) -> bool:
@@ -390,6 +389,9 @@ def _rule(detail: ErrorDetails) -> str:
     """Return pydantic's rule in the words of a recipe file."""
     if detail["type"] == "model_type" and isinstance(detail["input"], Spec):
         return f"must be a {detail['ctx']['class_name']}"
+    if detail["type"] == "too_short":
+        least = detail["ctx"]["min_length"]
+        return f"must have at least {least} item{'s' if least > 1 else ''}"
     if detail["type"] in _RULES:
         return f"must be {_RULES[detail['type']]}"
     return detail["msg"].replace("Input should be", "must be").replace("Tuple should", "must")
@@ -398,6 +400,7 @@ def _rule(detail: ErrorDetails) -> str:
 _RULES = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    "finite_number": "a finite number",
     **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
     **dict.fromkeys(("tuple_type", "list_type"), "a list"),
     **dict.fromkeys(("model_type", "dict_type"), "a mapping of fields (`name: value`)"),

@@ -34,10 +34,12 @@ class Step(Spec, ABC):
         for trait in sorted(self.needs - traits):
             classes = list(concrete_subclasses(_STEP))
             givers = sorted(cls.__name__ for cls in classes if trait in cls.gives)
-            takers = sorted(cls.__name__ for cls in classes if trait in cls.takes)
+            own = type(self)
+            takers = sorted(c.__name__ for c in classes if trait in c.takes and c is not own)
             remedy = ""
             if givers:
-                remedy = f" Put {' or '.join(givers)} before it."
+                last = f", or it before {' and '.join(takers)}" if takers else ""
+                remedy = f" Put {' or '.join(givers)} before it{last}."
             elif trait in self.takes:
                 remedy = " Give it once."
             elif takers:

@@ -99,7 +99,9 @@ class Deploy(Step):
     max_length: int | None = Field(
         default=None, ge=2, description="The longest sequence of a call."
     )
-    timing_s: float = Field(default=1.0, gt=0, description="Seconds of timing for each engine.")
+    timing_s: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="Seconds of timing for each engine."
+    )
     cost: bool = True
 
     @field_validator("engines")

@@ -1,6 +1,6 @@
 """The engine `executorch`: ExecuTorch with XNNPACK on the CPU, on a `.pte` file."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from overhaul.deploy._capture import has_integers, short_reason
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._executorch_integers import with_executorch_integers
 from overhaul.deploy._fold import folded
-from overhaul.deploy._quiet import quiet
+from overhaul.deploy._quiet import quiet_stderr
 from overhaul.deploy._recurrent import has_recurrent, unrolled
 from overhaul.deploy._signature import dynamic_shapes, example_inputs
 from overhaul.runtime import Signature
@@ -27,13 +27,13 @@ _TO_RUN = "to run a model that was deployed to ExecuTorch"
 class ExecuTorch(Engine):
     """Run the model in ExecuTorch, with XNNPACK for what it knows.
 
-    ExecuTorch plans its memory before it runs, so the number of samples in a call has an upper
-    bound. Layers whose inputs, weights and outputs are integers run as such; other integer weights
-    are stored as real numbers. The number of threads is one for the whole process: what was opened
-    last decides.
+    ExecuTorch plans its memory before it runs, so the number of samples that it takes at once has
+    an upper bound; a call with more is done in parts. Layers whose inputs, weights and outputs are
+    integers run as such; other integer weights are stored as real numbers. The number of threads is
+    one for the whole process: what was opened last decides.
 
     Args:
-        max_batch: The most samples in a call. Default 64.
+        max_batch: The most samples at once. Default 64.
 
     Example:
         >>> ExecuTorch(max_batch=8)
@@ -44,7 +44,7 @@ class ExecuTorch(Engine):
 
     file_name: ClassVar[str] = "model.pte"
 
-    max_batch: int = Field(default=64, ge=1, description="The most samples in a call.")
+    max_batch: int = Field(default=64, ge=1, description="The most samples at once.")
 
     @classmethod
     def spec_name(cls) -> str:
@@ -53,7 +53,7 @@ class ExecuTorch(Engine):
 
     def check_installed(self) -> None:
         """Import executorch."""
-        with quiet():
+        with quiet_stderr():
             load_optional("executorch.exir", extra="executorch", why=_TO_WRITE)
             load_optional("executorch.runtime", extra="executorch", why=_TO_RUN)
 
@@ -73,7 +73,7 @@ class ExecuTorch(Engine):
                 "the steps of a recurrent layer are written out for ExecuTorch, which has no such "
                 "layer, so their number cannot change"
             )
-        with quiet():
+        with quiet_stderr():
             exir = load_optional("executorch.exir", extra="executorch", why=_TO_WRITE)
             xnnpack = load_optional(
                 "executorch.backends.xnnpack.partition.xnnpack_partitioner",
@@ -81,7 +81,7 @@ class ExecuTorch(Engine):
                 why=_TO_WRITE,
             )
         try:
-            with quiet(), torch.no_grad():
+            with quiet_stderr(), torch.no_grad():
                 bounded = self._bounded(program, signature)
                 edge = exir.to_edge_transform_and_lower(
                     bounded, partitioner=[xnnpack.XnnpackPartitioner()]
@@ -101,16 +101,17 @@ class ExecuTorch(Engine):
         Raises:
             ArtifactError: this version of ExecuTorch cannot read it.
         """
-        with quiet():
+        with quiet_stderr():
             runtime = load_optional("executorch.runtime", extra="executorch", why=_TO_RUN)
             bindings = load_optional(
                 "executorch.extension.pybindings.portable_lib", extra="executorch", why=_TO_RUN
             )
-        if threads is not None:
-            bindings._unsafe_reset_threadpool(threads)
+            if threads is not None:
+                bindings._unsafe_reset_threadpool(threads)
         try:
-            program = runtime.Runtime.get().load_program(path.read_bytes())
-            method: Any = program.load_method("forward")
+            with quiet_stderr():
+                program = runtime.Runtime.get().load_program(path.read_bytes())
+                method: Any = program.load_method("forward")
         except Exception as error:  # executorch raises RuntimeError for everything
             made_for = signature.versions.get("executorch", "of unknown version")
             raise ArtifactError(
@@ -120,8 +121,16 @@ class ExecuTorch(Engine):
 
         def run(inputs: Sequence[Tensor], keep_alive: Any = program) -> list[Tensor]:
             # The method reads the memory of the program and does not own it.
-            self._check_size(signature, inputs)
-            return list(method.execute([tensor.contiguous() for tensor in inputs]))
+            parts = [
+                method.execute([tensor.contiguous() for tensor in part])
+                for part in self._parts(signature, inputs)
+            ]
+            if len(parts) == 1:
+                return list(parts[0])
+            return [
+                torch.cat(found, info.shape.index("batch"))
+                for info, found in zip(signature.outputs, zip(*parts, strict=True), strict=True)
+            ]
 
         return run
 
@@ -152,12 +161,26 @@ class ExecuTorch(Engine):
                     assert shapes is not None
                     shapes.var_to_range[size.node.expr] = ValueRanges(*limit)
 
-    def _check_size(self, signature: Signature, inputs: Sequence[Tensor]) -> None:
-        for info, tensor in zip(signature.inputs, inputs, strict=True):
-            for size in info.sizes(tensor, "batch"):
-                if size > self.max_batch:
-                    raise DataError(
-                        f"this model takes at most {self.max_batch} samples in a call, got {size}. "
-                        "Call it in parts, or deploy it again with a larger "
-                        "`ExecuTorch(max_batch=...)`."
-                    )
+    def _parts(self, signature: Signature, inputs: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+        """Yield the samples of a call, as many at once as there is memory for."""
+        places = [
+            info.shape.index("batch") if "batch" in info.shape else None
+            for info in signature.inputs
+        ]
+        sizes = {x.shape[i] for x, i in zip(inputs, places, strict=True) if i is not None}
+        size = max(sizes, default=0)
+        if size <= self.max_batch:
+            yield inputs
+            return
+        if any("batch" not in info.shape for info in signature.outputs):
+            raise DataError(
+                f"this model takes at most {self.max_batch} samples in a call, got {size}, and has "
+                "an output that is not one for each sample. Deploy it again with a larger "
+                "`ExecuTorch(max_batch=...)`."
+            )
+        for start in range(0, size, self.max_batch):
+            count = min(self.max_batch, size - start)
+            yield [
+                x if i is None else x.narrow(i, start, count)
+                for x, i in zip(inputs, places, strict=True)
+            ]

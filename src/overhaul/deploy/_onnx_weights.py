@@ -15,6 +15,7 @@ import torch
 
 from overhaul.core import load_optional, pack4
 from overhaul.deploy._onnx_integers import add_initializer_, four_bits
+from overhaul.deploy._onnx_recurrent import round_recurrent_inputs_
 from overhaul.deploy._quiet import quiet
 from overhaul.runtime import open_session
 
@@ -32,8 +33,10 @@ def choose_kernels_(model: Any, *, round_inputs: bool) -> None:
 
     Args:
         model: An ONNX model as `onnxscript.ir` holds it.
-        round_inputs: Whether linear layers may round their inputs to int8.
+        round_inputs: Whether linear layers and LSTMs may round their inputs to int8.
     """
+    if round_inputs:
+        round_recurrent_inputs_(model)
     for weight in weights_of(model):
         for reader, position in list(weight.outputs[0].uses()):
             linear = _linear(reader, position)

@@ -12,7 +12,9 @@ from torch.export import ExportedProgram
 from overhaul.core import ArtifactError, load_optional
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._onnx_export import export_onnx
-from overhaul.deploy._onnx_weights import regularize_blocks_, weights_of
+from overhaul.deploy._onnx_half import store_scales_in_half_
+from overhaul.deploy._onnx_pooling import round_before_pooling_
+from overhaul.deploy._onnx_weights import drop_unused_, regularize_blocks_, weights_of
 from overhaul.deploy._quiet import quiet
 from overhaul.runtime import Signature, import_openvino, last_line, open_openvino, openvino_core
 
@@ -76,6 +78,9 @@ class OpenVINO(Engine):
         exported = export_onnx(program, signature)
         for weight in weights_of(exported.model):
             regularize_blocks_(exported.model, weight)
+        drop_unused_(exported.model)
+        round_before_pooling_(exported.model)
+        store_scales_in_half_(exported.model)
         try:
             with quiet(), TemporaryDirectory() as temporary:
                 path = Path(temporary) / "model.onnx"

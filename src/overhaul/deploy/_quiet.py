@@ -2,6 +2,8 @@
 
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -22,3 +24,29 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Keep what compiled code writes to standard error off the screen, and what `quiet` does.
+
+    It writes to the file descriptor, past `sys.stderr`. All of the process is silent for the block.
+    """
+    sys.stderr.flush()
+    try:
+        before = os.dup(_STDERR)
+    except OSError:  # it is closed: there is no screen to keep clean
+        with quiet():
+            yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), _STDERR)
+        with quiet():
+            yield
+    finally:
+        os.dup2(before, _STDERR)
+        os.close(before)
+
+
+_STDERR = 2

@@ -25,7 +25,7 @@ from overhaul.deploy._lengths import capture_flexible, of_length, with_lengths
 from overhaul.deploy._manifest import write_manifest
 from overhaul.deploy._signature import widest_tolerance, write_signature
 from overhaul.evaluation import Latency, Predictions, predict, quality_facts
-from overhaul.runtime import GOLDEN, SIGNATURE, Signature
+from overhaul.runtime import GOLDEN, SIGNATURE, Signature, checked_folder
 from overhaul.tasks import DataTask, SingleTask
 
 TRACED_SAMPLES, _GOLDEN_SAMPLES = 5, 4
@@ -248,7 +248,8 @@ def _tried(
     write_golden(folder, signature, inputs, runner(inputs))
     write_signature(folder, signature)
     write_manifest(folder, signature.versions)
-    artifact = load(folder, threads=threads, trust=True)
+    _, manifest, written = checked_folder(folder, threads)
+    artifact = Artifact(folder, written, manifest, runner)  # opening it again may mean compiling
     facts = _judged(engine, artifact, candidacy, quality_tolerance, log)
     return Trial(f"{artifact.engine}{candidacy.suffix}", artifact, threads, tuple(facts))
 

@@ -12,6 +12,7 @@ from overhaul.core import Fact, StoresIntegers
 from overhaul.deploy._executed import Executed, executed
 from overhaul.deploy._trial import Trial
 from overhaul.evaluation import Latency
+from overhaul.runtime import cpu_features
 
 _VECTOR = 16
 """Channels that kernels for 8-bit integers take at once."""
@@ -112,7 +113,7 @@ def what_may_be_behind(model: nn.Module, call_ms: float) -> list[str]:
         call_ms: How long a call takes.
     """
     found = []
-    if not int8_instructions():
+    if int8_instructions() is False:
         found.append(
             "This CPU has no instructions for sums of 8-bit products (VNNI, AMX), so they take "
             "several instructions each"
@@ -206,6 +207,13 @@ def _rounded(model: nn.Module) -> list[StoresIntegers]:
     return [m for m in model.modules() if isinstance(m, StoresIntegers) and m.rounds_inputs]
 
 
-def int8_instructions() -> bool:
-    """Return whether the CPU adds products of 8-bit integers in one instruction."""
-    return bool(torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported())
+def int8_instructions() -> bool | None:
+    """Return whether the CPU adds products of 8-bit integers in one instruction.
+
+    None where the system does not say what its CPU has.
+    """
+    features = cpu_features()
+    return not _SUMS_OF_PRODUCTS.isdisjoint(features) if features else None
+
+
+_SUMS_OF_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}

@@ -1,11 +1,10 @@
-"""`Distill`: a student learns the soft targets of a teacher."""
+"""`Distill`: a student learns from a teacher."""
 
 from copy import deepcopy
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,58 +17,66 @@ from overhaul.core import (
     Splits,
     Task,
     check_model_fits,
+    evaluating,
     load_weights_,
-    part_of,
 )
+from overhaul.distillation._match import BoundMatch, Match
+from overhaul.distillation._seen import Seen, see
+from overhaul.distillation._soft_targets import SoftTargets
 from overhaul.training import BoundObjective, Objective
 
 
 class Distill(Objective):
-    r"""The task's loss and the distance of the student's soft outputs from the teacher's.
+    r"""The task's loss and what of a teacher the student is to match.
 
-    .. math:: L = (1 - \lambda)\,L_\text{task}
-              + \lambda\,T^2\,\mathrm{KL}\bigl(\sigma(z_t / T)\,\|\,\sigma(z_s / T)\bigr)
+    .. math:: L = (1 - \lambda)\,L_\text{task} + \lambda \sum_k w_k\,L_k
 
-    with the logits :math:`z_s, z_t` of student and teacher. The factor :math:`T^2` keeps the size
-    of the gradient when the temperature changes. For independent labels, the divergence is the sum
-    of that of each label; for plain values it is half the squared distance. The teacher sees the
-    very inputs that the student sees, augmentations included, is in evaluation mode and does not
-    learn.
+    with a loss :math:`L_k` and its weight for each match. The teacher sees the very inputs that the
+    student sees, augmentations included, is in evaluation mode and does not learn.
 
     Args:
         teacher: `original` (the model that the run was given), a network, a `Network` (factory and
             weights), or a file with weights for the original's architecture.
-        temperature: :math:`T`; higher shows more of how the teacher ranks wrong answers. Default 4.
+        match: What the student matches of the teacher. Default `SoftTargets()`.
         weight: :math:`\lambda`, the share of the teacher in the loss, in [0, 1]. Default 0.5.
-
-    Shapes: logits of student and teacher `[B, C]`.
 
     Raises:
         ModelError: the teacher's outputs do not fit the task.
 
     Example:
-        >>> Distill(teacher="original", temperature=2.0)
-        Distill(temperature=2.0)
+        >>> Distill(match=[SoftTargets(temperature=2.0)], weight=0.9)
+        Distill(match=(SoftTargets(temperature=2.0),), weight=0.9)
 
     Paper: Hinton, Vinyals and Dean, 2015.  Differs: the two weights sum to one.
     """
 
     teacher: Literal["original"] | Network | InputFile | nn.Module = "original"
-    temperature: float = Field(default=4.0, gt=0, description="It divides both networks' logits.")
+    match: tuple[Match, ...] = Field(
+        default=(SoftTargets(),),
+        min_length=1,
+        description="At least one match, such as soft_targets.",
+    )
     weight: float = Field(
         default=0.5, ge=0, le=1, description="It is the teacher's share of the loss."
     )
 
     def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
-        """Load the teacher and see that its outputs fit the task."""
-        teacher = self._load_teacher(original)
-        problem = check_model_fits(task, teacher, next(data.train.in_order(2)))
+        """Load the teacher and see that its outputs fit the task, and every match the teacher."""
+        teacher, batch = self._load_teacher(original), next(data.train.in_order(2))
+        problem = check_model_fits(task, teacher, batch)
         if problem is not None:
             raise ModelError(f"the teacher cannot teach this task: {problem}")
+        for match in self.match:
+            match.preflight(teacher, task, batch)
 
     def bind(self, model: nn.Module, ctx: Context) -> BoundObjective:
         """Return the objective with its teacher."""
-        return _SoftTargets(self, self._load_teacher(ctx.original), ctx.task)
+        device = next(model.parameters()).device
+        teacher = self._load_teacher(ctx.original).to(device)
+        batch = next(ctx.data.train.in_order(2)).to(device)
+        with evaluating(model), ctx.seeded("match"):
+            matches = [match.bind(model, teacher, batch, ctx) for match in self.match]
+        return _Distillation(self, model, teacher, matches, ctx.task)
 
     def _load_teacher(self, original: nn.Module) -> nn.Module:
         if isinstance(self.teacher, Network):
@@ -83,67 +90,40 @@ class Distill(Objective):
         return teacher.eval().requires_grad_(False)
 
 
-class _SoftTargets(BoundObjective):
-    def __init__(self, plan: Distill, teacher: nn.Module, task: Task) -> None:
+class _Distillation(BoundObjective):
+    def __init__(
+        self,
+        plan: Distill,
+        student: nn.Module,
+        teacher: nn.Module,
+        matches: list[BoundMatch],
+        task: Task,
+    ) -> None:
         super().__init__()
         self.plan, self.teacher, self.task = plan, teacher, task
+        self.matches = nn.ModuleList(matches)
+        self._student = (student,)  # in a tuple, or it would be a part of this module
+        self._student_paths = {path for match in matches for path in match.student_paths}
+        self._teacher_paths = {path for match in matches for path in match.teacher_paths}
+        self._input_gradients = any(match.input_gradients for match in matches)
 
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        outputs = batch.forward(model)
-        with torch.no_grad():
-            targets = batch.forward(self.teacher)
-        weight = self.plan.weight
-        losses = self.task.losses(outputs, batch.targets)
-        weighted = {name: (1 - weight) * loss for name, loss in losses.items()}
-        for name, part in self.task.parts.items():
-            distance = soft_distance(
-                part_of(outputs, name),
-                part_of(targets, name),
-                kind=part.output_kind,
-                temperature=self.plan.temperature,
-            )
-            weighted[f"{name}_soft"] = weight * distance
+        if self._input_gradients:
+            batch = batch.map_inputs(_with_gradient)
+        student = see(self._student[0], batch, self._student_paths, call=model)
+        teacher = self._teacher_sees(batch)
+        share = self.plan.weight
+        losses = self.task.losses(student.outputs, batch.targets)
+        weighted = {name: (1 - share) * loss for name, loss in losses.items()}
+        for plan, match in zip(self.plan.match, self.matches, strict=True):
+            for name, loss in match(student, teacher).items():
+                weighted[name] = share * plan.weight * loss
         return weighted
 
+    def _teacher_sees(self, batch: Batch) -> Seen:
+        with torch.set_grad_enabled(self._input_gradients):
+            return see(self.teacher, batch, self._teacher_paths)
 
-def soft_distance(
-    student_BC: Tensor,
-    teacher_BC: Tensor,
-    *,
-    kind: Literal["classes", "labels", "values"],
-    temperature: float,
-) -> Tensor:
-    r"""Return the mean distance of soft outputs, times :math:`T^2`.
 
-    Args:
-        student_BC: The student's outputs `[B, C]`; plain values may be `[B]`.
-        teacher_BC: The teacher's outputs, of the same shape.
-        kind: `classes` (one softmax), `labels` (a sigmoid each) or `values` (squared distance).
-        temperature: :math:`T`.
-
-    Raises:
-        ModelError: the shapes differ.
-
-    Example:
-        >>> logits = torch.tensor([[1.0, -2.0, 0.5]])
-        >>> float(soft_distance(logits, logits, kind="classes", temperature=3.0))
-        0.0
-    """
-    if student_BC.shape != teacher_BC.shape:
-        raise ModelError(
-            f"the outputs of student and teacher must have one shape, got {list(student_BC.shape)} "
-            f"and {list(teacher_BC.shape)}. Make both return the same, for example by `squeeze(1)`."
-        )
-    if kind == "values":
-        return 0.5 * (student_BC - teacher_BC).square().sum() / len(student_BC)
-    student, teacher = student_BC / temperature, teacher_BC / temperature
-    if kind == "classes":
-        log_p, log_q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)
-        divergence = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-    elif kind == "labels":
-        log_p = torch.stack((F.logsigmoid(teacher), F.logsigmoid(-teacher)))
-        log_q = torch.stack((F.logsigmoid(student), F.logsigmoid(-student)))
-        divergence = F.kl_div(log_q, log_p, reduction="sum", log_target=True) / len(student)
-    else:
-        assert_never(kind)
-    return divergence * temperature**2
+def _with_gradient(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor

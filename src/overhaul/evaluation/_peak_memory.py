@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from overhaul.core import Batch, Outputs, evaluating, unwrap_outputs
+from overhaul.core import PLAIN, Batch, Outputs, evaluating, unwrap_outputs
 from overhaul.evaluation import _peak_memory_process
 from overhaul.evaluation._measured_apart import measured_apart
 from overhaul.evaluation._model_device import model_device
@@ -78,6 +78,8 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], pat
     with evaluating(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(_OnlyTensors(model), args, kwargs)
+        # The process knows torch's operations alone, and not those of integers.
+        program = program.run_decompositions(dict(PLAIN))
         # They would be stored with the model and count as its memory.
         program.example_inputs = None
         torch.export.save(program, path)

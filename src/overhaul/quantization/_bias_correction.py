@@ -40,7 +40,13 @@ class BiasCorrection(QuantizationRepair):
         ctx: Context,
     ) -> None:
         """Change the biases of the quantized model."""
-        layers = _layers(quantized, plan, ctx)
+        known = _layers(quantized, plan, ctx)
+        first = _Outputs(known)
+        first.run(model, batches[0])
+        # The outputs of another call are no measure of this one, and later layers would see them.
+        layers = {path: layer for path, layer in known.items() if first.calls[path] == 1}
+        for path in [each for each in known if each not in layers]:
+            _skip(path, first.calls[path], ctx)
         right, found = _Outputs(layers), _Corrected(layers)
         for batch in batches:
             right.run(model, batch)
@@ -48,13 +54,7 @@ class BiasCorrection(QuantizationRepair):
             found.run(quantized, batch)
         for path, (biased, _) in layers.items():
             if found.calls[path] != len(batches):
-                how = "never" if not found.calls[path] else "more than once"
-                ctx.log(
-                    "skipped",
-                    path,
-                    reason=f"it is called {how}",
-                    detail={"repair": self.spec_name()},
-                )
+                _skip(path, found.calls[path], ctx)
                 continue
             before, after = found.errors[path]
             kept = after < before
@@ -66,6 +66,12 @@ class BiasCorrection(QuantizationRepair):
                 after if kept else before,
                 detail={"repair": self.spec_name(), "layer": path, "before": before},
             )
+
+
+def _skip(path: str, calls: int, ctx: Context) -> None:
+    how = "more than once" if calls else "never"
+    detail = {"repair": BiasCorrection.spec_name()}
+    ctx.log("skipped", path, reason=f"it is called {how}", detail=detail)
 
 
 def _layers(quantized: nn.Module, plan: Plan, ctx: Context) -> dict[str, tuple[str, int]]:
@@ -101,6 +107,7 @@ class _Outputs:
     def __init__(self, layers: dict[str, tuple[str, int]]) -> None:
         self.layers = layers
         self.outputs: dict[str, Tensor] = {}
+        self.calls: Counter[str] = Counter()
 
     def run(self, model: nn.Module, batch: Batch) -> None:
         hooks = [
@@ -115,6 +122,7 @@ class _Outputs:
                 hook.remove()
 
     def see(self, path: str, out: Tensor) -> Tensor:
+        self.calls[path] += 1
         # What follows may work in place.
         self.outputs[path] = out.clone()
         return out
@@ -134,7 +142,6 @@ class _Corrected(_Outputs):
     def __init__(self, layers: dict[str, tuple[str, int]]) -> None:
         super().__init__(layers)
         self.right: dict[str, Tensor] = {}
-        self.calls: Counter[str] = Counter()
         self.sums: dict[str, Tensor] = {}
         self.errors: dict[str, tuple[float, float]] = {}
 

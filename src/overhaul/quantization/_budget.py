@@ -33,9 +33,14 @@ class Budget(Spec):
         default=None, gt=0, lt=1, description="It is the fraction that is kept: 0.2 for a fifth."
     )
     max_drop: float | None = Field(
-        default=None, ge=0, description="It is in the unit of the task's selection metric."
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="It is in the unit of the task's selection metric.",
     )
-    ms: float | None = Field(default=None, gt=0, description="Milliseconds of all layers.")
+    ms: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="Milliseconds of all layers."
+    )
     layer_ms: Mapping[str, Mapping[str, float]] = {}
     types: tuple[WeightType, ...] = Field(
         default=("int4", "int8"), min_length=1, description="What layers can have."

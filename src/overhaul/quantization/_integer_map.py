@@ -10,6 +10,8 @@ from overhaul.core import Spec, dequantize, pack4, unpack4
 
 WeightType: TypeAlias = Literal["int8", "int4", "float16", "bfloat16"]
 Granularity: TypeAlias = Literal["tensor", "channel", "block"]
+_AT_ONCE = 2**16
+"""Numbers of a weight whose scales are searched at once: they stay in the cache of a CPU."""
 
 
 class WeightForm(Spec):
@@ -66,15 +68,26 @@ def scales_of(weight: Tensor, form: WeightForm, *, search: bool) -> Tensor:
 
     With `search`, the scale among shrunken ones that has the least squared error
     :math:`\sum (w - s\,\mathrm{clip}(\mathrm{round}(w/s)))^2`: to lose a few outliers is often
-    better than to be coarse everywhere.
+    better than to be coarse everywhere. The scales of blocks are many, so they are rounded to
+    float16.
 
     Args:
         weight: `[...]`.
         form: Where scales differ.
         search: Whether to look for the least error.
     """
-    low, top = form.limits
     w = weight.detach()
+    apart = not form.per_tensor and (form.axis == 0) != bool(form.block)  # rows share no scale
+    if not (search and apart and w.device.type == "cpu" and w.numel() > _AT_ONCE):
+        scale = _scales_of(w, form, search=search)
+    else:
+        rows = max(1, _AT_ONCE * len(w) // w.numel())
+        scale = torch.cat([_scales_of(part, form, search=search) for part in w.split(rows)])
+    return _as_halves(scale) if form.block else scale
+
+
+def _scales_of(w: Tensor, form: WeightForm, *, search: bool) -> Tensor:
+    low, top = form.limits
     largest = reduced(w.abs(), form, "max").clamp(min=torch.finfo(w.dtype).tiny * 1e6)
     if low < -top:  # the side with the larger numbers gets the additional integer
         highest, lowest = reduced(w, form, "max"), -reduced(-w, form, "max")
@@ -91,6 +104,18 @@ def scales_of(weight: Tensor, form: WeightForm, *, search: bool) -> Tensor:
         best = torch.where(error < least, candidate, best)
         least = torch.minimum(error, least)
     return best
+
+
+def _as_halves(scale: Tensor) -> Tensor:
+    """Round scales to float16 where its normal numbers reach, so that an artifact may store that.
+
+    A block of zeros alone has a scale of no meaning: it gets the smallest of these numbers.
+    """
+    size, half = scale.abs(), torch.finfo(torch.float16)
+    reached = (size >= half.tiny) & (size <= half.max)
+    nothing = size < torch.finfo(torch.float32).tiny * 1e6
+    rounded = torch.where(reached, scale.half().to(scale.dtype), scale)
+    return torch.where(nothing, half.tiny, rounded)
 
 
 def integers_of(weight: Tensor, scale: Tensor, form: WeightForm) -> Tensor:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from overhaul.core import evaluating
 
 _ADDS = ("add", "add_", "__add__", "__radd__", "__iadd__")
+_AVERAGES = ("mean", "avg_pool2d", "adaptive_avg_pool2d")
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Places:
         calls: How often each module was called.
         inputs: For each layer the positions of the inputs that become integers there.
         outputs: The modules whose outputs become integers, because several layers, or a sum of
-            which a layer is a part, read them.
+            which a layer is a part, or the average of an image, read them.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -81,6 +82,10 @@ class _Watch(TorchFunctionMode):
         """What is the output of a convolution that computes in integers."""
         self.found: list[tuple[_State, tuple[str, int] | None]] = []
         """Each tensor that is read, and by whom: an input of a layer, or a sum."""
+        self.uses: Counter[_State] = Counter()
+        """How many operations read what a module returned."""
+        self.averaged: list[tuple[_State, _State]] = []
+        """Images of which an operation takes the average, and that."""
         self.kept: list[Tensor] = []
         """All of these, so that no address is used twice."""
 
@@ -91,7 +96,13 @@ class _Watch(TorchFunctionMode):
             terms = [self.state(each) for each in args[:2] if isinstance(each, Tensor)]
             if len(terms) == 2 and not self.convolved.isdisjoint(terms):
                 self.found += [(term, None) for term in terms]
-        return func(*args, **(kwargs or {}))
+        read = [(id(each), each._version) for each in args if isinstance(each, Tensor)]
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.uses.update(state for state in read if state in self.makers)
+            if getattr(func, "__name__", "") in _AVERAGES and args[0].ndim == 4:
+                self.averaged.append((self.state(args[0]), self.state(out)))
+        return out
 
     def state(self, tensor: Tensor) -> _State:
         self.kept.append(tensor)
@@ -99,9 +110,14 @@ class _Watch(TorchFunctionMode):
 
     def readers(self) -> dict[_State, list[tuple[str, int] | None]]:
         found: dict[_State, list[tuple[str, int] | None]] = {}
-        for state, reader in self.found:
+        # The last convolution then gives integers. What else is read stays as exact as it is.
+        alone = [(image, None) for image, mean in self.averaged if self._is_between(image, mean)]
+        for state, reader in (*self.found, *alone):
             found.setdefault(state, []).append(reader)
         return found
+
+    def _is_between(self, image: _State, mean: _State) -> bool:
+        return self.uses[image] == 1 and mean not in self.results
 
 
 @contextmanager

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
+from overhaul.core import StoresIntegers
 from overhaul.quantization._integer_map import Granularity, WeightForm, WeightType
 from overhaul.quantization._placement import find_places
 from overhaul.quantization._quantize_layers import LayerForm, QuantizeLayers
@@ -75,12 +77,14 @@ def make_plan(
     for path, module in model.named_modules():
         weights = _weights(module)
         if not weights:
+            if isinstance(module, StoresIntegers):
+                plan.skipped[path] = "its weights are in few bits already"
             continue
-        reason = _objection(module, path, wanted, spared)
+        kind = types.get(path, wishes.weights)
+        reason = _objection(module, path, wanted, spared) or _too_large(weights, kind)
         if reason is not None:
             plan.skipped[path] = reason
             continue
-        kind = types.get(path, wishes.weights)
         if kind != "float32":
             forms[path] = {
                 name: _form(module, weight, kind, wishes) for name, weight in weights.items()
@@ -88,7 +92,7 @@ def make_plan(
     computing = {
         path
         for path in forms
-        if types.get(path, "int8") == "int8" and computes(model.get_submodule(path))
+        if types.get(path, "int8") == "int8" and _weights_only(model.get_submodule(path)) is None
     }
     if wishes.activations is None:
         plan.layers = {path: LayerForm(weights=own) for path, own in forms.items()}
@@ -97,14 +101,28 @@ def make_plan(
     for path, own in forms.items():
         inputs = places.inputs.get(path, ())
         plan.layers[path] = LayerForm(weights=own, inputs=inputs)
-        if path not in computing:
-            plan.skipped[path] = "only its weights are integers: it is a table or recurrent"
+        reason = _weights_only(model.get_submodule(path))
+        if reason is not None:
+            plan.skipped[path] = f"only its weights are integers: {reason}"
+        elif path not in computing:
+            plan.skipped[path] = "only its weights are integers: they have four bits"
         elif not places.calls[path]:
             plan.skipped[path] = "only its weights are integers: it is not called by itself"
     for path in places.outputs:
         form = plan.layers.get(path, LayerForm())
         plan.layers[path] = form.model_copy(update={"output": True})
     return plan
+
+
+def _weights_only(module: nn.Module) -> str | None:
+    """Return why the inputs of a layer cannot be integers, if its weights can."""
+    if not computes(module):
+        return "it is a table or recurrent"
+    (dtype, *_) = {weight.dtype for weight in _weights(module).values()}
+    if dtype != torch.float32:
+        kind = str(dtype).removeprefix("torch.")
+        return f"it computes in {kind}, and integers stand for float32"
+    return None
 
 
 def computes(module: nn.Module) -> bool:
@@ -137,6 +155,17 @@ def _objection(
     if is_parametrized(module):
         return "its weights are computed by a parametrization; remove that first"
     return None
+
+
+def _too_large(weights: Mapping[str, Tensor], kind: LayerType) -> str | None:
+    """Return why these weights have no form of 16 bits, which would make infinity of them."""
+    if kind not in ("float16", "bfloat16"):
+        return None
+    most = torch.finfo(getattr(torch, kind)).max
+    largest = max(float(weight.detach().abs().max()) for weight in weights.values())
+    if largest <= most:
+        return None
+    return f"it has a weight of {largest:.3g}, and {kind} ends at {most:.3g}"
 
 
 def _form(module: nn.Module, weight: Tensor, kind: WeightType, wishes: Wishes) -> WeightForm:

@@ -41,6 +41,8 @@ from overhaul.quantization._trials import Trials
 from overhaul.quantization._write import quantized, weight_facts
 from overhaul.training import Train
 
+_NAMED = 3
+"""Layers that an error names."""
 _FEW = 8
 """Calibration samples that errors of activations are measured on."""
 
@@ -108,7 +110,7 @@ class Quantize(Step):
 
     Example:
         >>> Quantize(weights="int8", batches=4)
-        Quantize(activations='int8', batches=4)
+        Quantize(batches=4)
 
     Paper: Jacob et al., CVPR 2018; Nagel et al., arXiv 2106.08295 (a white paper); Esser et al.,
     ICLR 2020 (scales that are trained).  Differs:
@@ -119,7 +121,7 @@ class Quantize(Step):
     takes: ClassVar[Traits] = frozenset({Trait.TRAINABLE})
 
     weights: WeightType = "int8"
-    activations: Literal["int8"] | None = None
+    activations: Literal["int8"] | None = "int8"
     granularity: Granularity | None = None
     block_size: int = Field(default=32, ge=8, description="How many inputs share a scale.")
     symmetric: bool = False
@@ -131,13 +133,19 @@ class Quantize(Step):
     repairs: tuple[QuantizationRepair, ...] = ()
     training: Train | None = None
     scale_rate: float = Field(
-        default=1.0, ge=0, description="By how much faster scales learn than weights."
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="By how much faster scales learn than weights.",
     )
     layers: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     fold_norms: bool = True
     max_drop: float | None = Field(
-        default=None, ge=0, description="It is in the unit of the task's selection metric."
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="It is in the unit of the task's selection metric.",
     )
     budget: Budget | None = None
     sensitivity_samples: int = Field(
@@ -155,9 +163,9 @@ class Quantize(Step):
     @model_validator(mode="before")
     @classmethod
     def _activations_follow(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and "activations" not in fields:
-            kind = fields.get("weights", "int8")
-            return {**fields, "activations": "int8" if kind == "int8" else None}
+        # The default is a constant, since a field that has its default is not written down.
+        if isinstance(fields, dict) and fields.get("weights", "int8") != "int8":
+            return {"activations": None, **fields}
         return fields
 
     @model_validator(mode="after")
@@ -177,6 +185,13 @@ class Quantize(Step):
                 "`max_drop` and `budget` exclude each other, since layers that fall back take what "
                 "the budget does not have. Write budget=Budget(max_drop=...) for the fewest bytes."
             )
+        if self.activations is None:
+            for name in ("symmetric", "calibration", "reduce_range"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"`{name}` is for activations in integers, and here only weights are. "
+                        "Leave it out, or write weights='int8', activations='int8'."
+                    )
         if self.subsets > 1 and self.activations is None and not self.repairs:
             raise ValueError(
                 "`subsets` are of the samples that activations and repairs look at, and there are "
@@ -214,10 +229,12 @@ class Quantize(Step):
         for path, reason in plan.skipped.items():
             ctx.log("skipped", path, reason=reason)
         if not plan.layers:
+            reasons = [f"'{path}': {why}" for path, why in plan.skipped.items()][:_NAMED]
             raise ModelError(
                 "nothing of this model can be quantized: it has no layer with weights that "
                 "`layers` and `exclude` let through. Known are nn.Linear, convolutions, "
-                "nn.MultiheadAttention, embeddings and recurrent layers."
+                "nn.MultiheadAttention, embeddings and recurrent layers. "
+                f"{'; '.join(reasons)}".rstrip()
             )
         folded = deepcopy(model) if self.subsets > 1 else model
         batches = self.calibration_batches(model, ctx, 0)
@@ -226,7 +243,7 @@ class Quantize(Step):
         ranges = self.ranges(model, plan, batches)
         eight, seven = (
             Trials(model, partial(step.plan, model, first), ranges, self.search, judge, ctx)
-            for step in (self, self.model_copy(update={"reduce_range": True}))
+            for step in (self, self.with_seven_bits if self.simulates else self)
         )
         trials = seven if self.simulates and seven_bits_needed(eight, seven, before) else eight
         types = choose_types(trials, self.budget, before) if self.budget is not None else {}
@@ -282,6 +299,11 @@ class Quantize(Step):
     def simulates(self) -> bool:
         """Whether 7 or 8 bits are chosen by a simulation."""
         return self.reduce_range == "auto" and self.activations is not None
+
+    @property
+    def with_seven_bits(self) -> Self:
+        """The same with weights of 7 bits."""
+        return self.model_copy(update={"reduce_range": True})
 
     def plan(self, model: nn.Module, batch: Batch, types: LayerTypes | None = None) -> Plan:
         """Return what of the model becomes integers, and why the rest does not."""

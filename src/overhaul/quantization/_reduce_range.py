@@ -5,11 +5,14 @@ from typing import Any
 from torch import nn
 
 from overhaul.core import Batch, Context, evaluating
+from overhaul.evaluation import model_device
 from overhaul.quantization._plan import Plan, computes
 from overhaul.quantization._saturating import Saturation, saturating
 from overhaul.quantization._trials import Trials
 
 _LISTED = 5
+_AT_ONCE = 2
+"""Samples simulated at once: all activations of a pass are kept until its end."""
 
 
 def seven_bits_needed(eight_bits: Trials, seven_bits: Trials, before: float) -> bool:
@@ -54,7 +57,8 @@ def log_saturation(model: nn.Module, plan: Plan, batch: Batch, ctx: Context) -> 
         ctx: For the fact.
     """
     with evaluating(model), saturating(model) as found:
-        batch.forward(model)
+        for indices in batch.indices.split(_AT_ONCE):
+            ctx.data.train.read(indices).to(model_device(model)).forward(model)
     ctx.log(
         "saturation",
         found.part if found.numbers else None,

@@ -68,7 +68,7 @@ def conv_excess(
         for n, k, s, d in zip(wide, kernel, stride, dilation, strict=True)
     ]
     out = torch.zeros(N, outs, *size, dtype=torch.int32, device=x.device)
-    if not N:
+    if not N or ins < 2:  # one product alone fits 16 bits
         return out
     highs_C = x.amax((0, 2, 3))
     for group, (i, j) in product(range(groups), product(*map(range, kernel))):
@@ -91,12 +91,14 @@ def _add_excess_(out: Tensor, x: Tensor, weight: Tensor, highs: Tensor) -> None:
         weight: `[O, C]`.
         highs: `[C]`, the largest input of each channel: most pairs cannot saturate with these.
     """
-    even = weight.shape[1] // 2 * 2  # one product alone fits 16 bits
+    even = weight.shape[1] // 2 * 2
     w_OP2 = weight[:, :even].float().unflatten(1, (-1, 2))
     highs_P2 = highs[:even].float().view(-1, 2)
     most = (w_OP2.clamp(min=0) * highs_P2).sum(-1)
     least = (w_OP2.clamp(max=0) * highs_P2).sum(-1)
     places = ((most > _HIGH) | (least < _LOW)).nonzero()
+    if not len(places):
+        return
     beside = [-1] + [1] * (x.ndim - 2)
     for chunk in places.split(max(1, _MOST_SUMS // x[:, 0].numel())):
         outputs, pairs = chunk.unbind(1)

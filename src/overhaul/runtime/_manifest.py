@@ -76,6 +76,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         text = path.read_text("utf-8")
         manifest = _manifest(json.loads(text))
+    except OSError as error:
+        raise _corrupted(path, f"it cannot be read ({error.strerror})") from error
     except ValueError as error:  # what JSON and UTF-8 raise too
         raise _corrupted(path, "it is not a manifest") from error
     if text != manifest.signed().to_json():
@@ -93,7 +95,11 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         if name not in present:
             raise _corrupted(folder / name, "the manifest lists it, and it is missing")
-        if file_hash(folder / name) != entry.sha256:
+        try:
+            found = file_hash(folder / name)
+        except OSError as error:
+            raise _corrupted(folder / name, f"it cannot be read ({error.strerror})") from error
+        if found != entry.sha256:
             raise _corrupted(folder / name, "its SHA-256 is not the one in the manifest")
     for name in sorted(present - set(manifest.files)):
         raise CorruptedFileError(

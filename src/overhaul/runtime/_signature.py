@@ -165,8 +165,8 @@ def _signature(data: object) -> Signature:
         versions=known.texts_by_name("versions"),
         cpu=known.texts("cpu") if known.has("cpu") else (),
         task=known.get("task", str),
-        inputs=tuple(map(_tensor_info, known.get("inputs", list))),
-        outputs=tuple(map(_tensor_info, known.get("outputs", list))),
+        inputs=_tensors(known.get("inputs", list), "inputs"),
+        outputs=_tensors(known.get("outputs", list), "outputs"),
         named_outputs=known.get("named_outputs", bool),
         class_names=known.texts("class_names") if known.has("class_names") else None,
         preprocessing=known.any("preprocessing"),
@@ -179,6 +179,12 @@ def _length(limits: list[Any]) -> tuple[int, int]:
     if len(limits) != 2 or not all(type(limit) is int for limit in limits):
         raise ValueError(f"`length` must be two whole numbers, got {limits!r:.80}")
     return limits[0], limits[1]
+
+
+def _tensors(data: list[object], name: str) -> tuple[TensorInfo, ...]:
+    if not data:
+        raise ValueError(f"its field '{name}' must have at least one entry")
+    return tuple(map(_tensor_info, data))
 
 
 def _tensor_info(data: object) -> TensorInfo:
