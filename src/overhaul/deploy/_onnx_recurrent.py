@@ -67,15 +67,7 @@ def _integers_behind(value: Any) -> tuple[_Array, _Array] | None:
     if node is None:
         return None
     if node.op_type == "DequantizeLinear":
-        q, scale, zero = (
-            None if each is None or each.const_value is None else each.const_value.numpy()
-            for each in (*node.inputs, None)[:3]
-        )
-        blocks = node.attributes.get("block_size")
-        plain = q is not None and scale is not None and q.dtype == np.int8 and scale.ndim == 1
-        if not plain or (blocks is not None and blocks.value) or (zero is not None and zero.any()):
-            return None
-        return q, scale
+        return _by_channel(node)
     if node.op_type == "Concat" and node.attributes["axis"].value == 0:
         parts = [_integers_behind(each) for each in node.inputs]
         known = [each for each in parts if each is not None]
@@ -93,6 +85,17 @@ def _integers_behind(value: Any) -> tuple[_Array, _Array] | None:
     if axis != 0 or step not in ([], [1]):
         return None
     return found[0][begin:end], found[1][begin:end]
+
+
+def _by_channel(node: Any) -> tuple[_Array, _Array] | None:
+    """Return integers of eight bits with a scale for each output and no zero points."""
+    blocks = node.attributes.get("block_size")
+    if (blocks is not None and blocks.value) or any(x.const_value is None for x in node.inputs):
+        return None
+    q, scale, *zero = (each.const_value.numpy() for each in node.inputs)
+    if q.dtype != np.int8 or scale.ndim != 1 or any(each.any() for each in zero):
+        return None
+    return q, scale
 
 
 def _constant(value: Any) -> int | None:
