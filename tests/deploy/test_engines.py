@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from overhaul.core import ArtifactError, Context, MissingExtraError, SpecError
 from overhaul.deploy import (
@@ -127,30 +128,28 @@ def test_scales_that_are_halves_take_two_bytes(name: str, weight: str, tmp_path:
     assert sizes[0] - sizes[1] > 1.9 * scale.numel()
 
 
-@pytest.mark.parametrize("kind", ["weights", "weights_of_sequences", "blocks", "conv_weights"])
-def test_onnxruntime_dequantizes_no_weights_at_a_call(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def optimized_operations(folder: Path) -> list[str]:
+    """Return what ONNX Runtime makes of the operations of `model.onnx`."""
     onnx, runtime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    runtime.InferenceSession(str(folder / "model.onnx"), options)
+    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
+
+
+@pytest.mark.parametrize("kind", ["weights", "weights_of_sequences", "blocks", "conv_weights"])
+def test_onnxruntime_dequantizes_no_weights_at_a_call(kind: str, tmp_path: Path) -> None:
     model, x = integer_network(kind)
     deployed(OnnxRuntime(), model, x, tmp_path)
-    options = runtime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3
-    runtime.InferenceSession(str(tmp_path / "model.onnx"), options)
-    left = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
-    assert left.isdisjoint({"DequantizeLinear", "Cast", "DynamicQuantizeLinear"})
+    left = {"DequantizeLinear", "Cast", "DynamicQuantizeLinear"}
+    assert left.isdisjoint(optimized_operations(tmp_path))
 
 
 def test_onnxruntime_computes_with_integers(tmp_path: Path) -> None:
-    onnx, runtime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
     model, x = integer_network("static_cnn")
     deployed(OnnxRuntime(), model, x, tmp_path)
-    options = runtime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3
-    runtime.InferenceSession(str(tmp_path / "model.onnx"), options)
-    names = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    names = optimized_operations(tmp_path)
     assert names.count("QLinearConv") == 3
     assert names.count("QGemm") == 1
 
@@ -170,13 +169,29 @@ def test_a_maximum_is_one_of_integers(name: str, tmp_path: Path) -> None:
     run = deployed(installed(name), model, x, tmp_path)
     assert relative_error(run, model, x) < FEW_STEPS
     if name == "onnxruntime":
-        onnx, runtime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
-        options = runtime.SessionOptions()
-        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-        options.log_severity_level = 3
-        runtime.InferenceSession(str(tmp_path / "model.onnx"), options)
-        nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
-        assert [node.op_type for node in nodes].count("QuantizeLinear") == 1
+        assert optimized_operations(tmp_path).count("QuantizeLinear") == 1
+
+
+class PaddedShortcut(nn.Module):
+    """Every second pixel of an image, with channels of zeros, beside a convolution of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rounded, self.also = Rounded(), Rounded()
+        self.conv = IntegerConv(nn.Conv2d(2, 4, 3, 2, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.rounded(x)
+        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1))
+        out: Tensor = Rounded()(shortcut + self.also(self.conv(x)))
+        return out
+
+
+def test_what_was_moved_is_added_in_integers(tmp_path: Path) -> None:
+    model, x = PaddedShortcut().requires_grad_(False), torch.randn(64, 2, 8, 8)
+    run = deployed(OnnxRuntime(), model, x, tmp_path)
+    assert relative_error(run, model, x) < FEW_STEPS
+    assert "QLinearAdd" in optimized_operations(tmp_path)
 
 
 def test_rounded_inputs_are_asked_for_and_nearly_the_same(tmp_path: Path) -> None:

@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overhaul.core import Context, ModelError, SpecError, model_tensors, rebuild, trainable_names
+from overhaul.core import (
+    Batch,
+    Context,
+    ModelError,
+    SpecError,
+    model_tensors,
+    rebuild,
+    trainable_names,
+)
 from overhaul.quantization import (
     AdaRound,
     Awq,
@@ -200,6 +208,42 @@ def test_an_average_is_one_of_integers_if_nothing_else_reads_the_image() -> None
         assert find_places(model, lambda m: m(x), layers).outputs == outputs
     returned = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1))
     assert find_places(returned, lambda m: m(x), {"0"}).outputs == []
+
+
+class Functional(nn.Module):
+    """A tensor that no module returns, read by a block: its convolution and its shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.block = nn.Conv2d(1, 4, 3), nn.Sequential(Shortcut())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.block(F.relu(self.conv(x)))
+        return out
+
+
+class Shortcut(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.conv(x)
+        return out
+
+
+def test_what_no_module_returns_becomes_integers_where_all_begins_that_reads_it(
+    make_context: MakeContext,
+) -> None:
+    model, x = Functional(), torch.rand(2, 1, 8, 8)
+    places = find_places(model, lambda m: m(x), {"conv", "block.0.conv"})
+    assert places.inputs == {"conv": (0,), "block.0.conv": (), "block": (0,)}
+    assert places.outputs == ["block.0.conv"]
+    plan = Quantize().plan(model, Batch((x,), torch.zeros(2), torch.arange(2)))
+    quantized = plan.edit.apply(deepcopy(model))
+    buffers = set(dict(quantized.named_buffers()))
+    assert {"block.input_scale", "block.input_zero_point"} <= buffers
+    assert "block.0.conv.input_scale" not in buffers
 
 
 def test_what_is_left_and_how_exact_the_rest_is_become_facts(make_context: MakeContext) -> None:

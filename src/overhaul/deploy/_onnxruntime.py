@@ -11,7 +11,7 @@ from overhaul.core import ArtifactError, load_optional
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._onnx_export import export_onnx
 from overhaul.deploy._onnx_half import store_scales_in_half_
-from overhaul.deploy._onnx_pooling import round_before_pooling_
+from overhaul.deploy._onnx_moves import round_before_pooling_, round_what_was_moved_
 from overhaul.deploy._onnx_weights import choose_kernels_, write_out_unfused_
 from overhaul.deploy._quiet import quiet
 from overhaul.runtime import Signature, open_onnxruntime
@@ -76,6 +76,7 @@ class OnnxRuntime(Engine):
         exported = export_onnx(program, signature)
         try:
             round_before_pooling_(exported.model)
+            round_what_was_moved_(exported.model)
             choose_kernels_(exported.model, round_inputs=self.round_inputs)
             write_out_unfused_(exported)
             store_scales_in_half_(exported.model)

@@ -23,7 +23,8 @@ class Places:
 
     Attributes:
         calls: How often each module was called.
-        inputs: For each layer the positions of the inputs that become integers there.
+        inputs: For each layer the positions of the inputs that become integers there; also for a
+            module around several layers or sums that read one tensor.
         outputs: The modules whose outputs become integers, because several layers, or a sum of
             which a layer is a part, or the average of an image, read them.
     """
@@ -37,7 +38,8 @@ def find_places(model: nn.Module, run: Callable[[nn.Module], Any], layers: set[s
     """Watch one forward pass and say where activations become integers.
 
     A tensor becomes integers once, for all that read it: where the outermost module ends that
-    returns it, if it is called once, and else where the layer begins that reads it.
+    returns it, if it is called once. What no module returns becomes integers where the outermost
+    module begins that all of its readers are in, or else where each layer begins that reads it.
 
     Args:
         model: It is left as it was.
@@ -56,10 +58,10 @@ def find_places(model: nn.Module, run: Callable[[nn.Module], Any], layers: set[s
         if makers and state not in watch.results:
             places.outputs.append(makers[-1])
             continue
-        for reader in readers:
-            if reader is not None:
-                path, position = reader
-                places.inputs[path] = tuple(sorted({*places.inputs.get(path, ()), position}))
+        door = watch.door(state, readers)
+        doors = [reader.place for reader in readers if reader.place] if door is None else [door]
+        for path, position in doors:
+            places.inputs[path] = tuple(sorted({*places.inputs.get(path, ()), position}))
     for path in layers & set(watch.calls):
         places.inputs.setdefault(path, ())
     return places
@@ -67,6 +69,19 @@ def find_places(model: nn.Module, run: Callable[[nn.Module], Any], layers: set[s
 
 _State: TypeAlias = tuple[int, int]
 """A tensor between two changes in place: its address and its version."""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Who reads a tensor.
+
+    Attributes:
+        place: The layer and the position of its input; None for a sum or an average.
+        inside: The modules that had begun and not ended.
+    """
+
+    place: tuple[str, int] | None = None
+    inside: tuple[str, ...] = ()
 
 
 class _Watch(TorchFunctionMode):
@@ -80,8 +95,12 @@ class _Watch(TorchFunctionMode):
         """What the model returns: its caller reads it."""
         self.convolved: set[_State] = set()
         """What is the output of a convolution that computes in integers."""
-        self.found: list[tuple[_State, tuple[str, int] | None]] = []
-        """Each tensor that is read, and by whom: an input of a layer, or a sum."""
+        self.found: list[tuple[_State, _Reader]] = []
+        """Each tensor that is read, and by whom."""
+        self.running: list[str] = []
+        """The modules that have begun and not ended."""
+        self.doors: dict[_State, list[tuple[str, int]]] = {}
+        """The modules that a tensor was given to, with its position, from the outside in."""
         self.uses: Counter[_State] = Counter()
         """How many operations read what a module returned."""
         self.averaged: list[tuple[_State, _State]] = []
@@ -95,7 +114,7 @@ class _Watch(TorchFunctionMode):
         if getattr(func, "__name__", "") in _ADDS and len(args) > 1:
             terms = [self.state(each) for each in args[:2] if isinstance(each, Tensor)]
             if len(terms) == 2 and not self.convolved.isdisjoint(terms):
-                self.found += [(term, None) for term in terms]
+                self.found += [(term, _Reader(inside=tuple(self.running))) for term in terms]
         read = [(id(each), each._version) for each in args if isinstance(each, Tensor)]
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor):
@@ -108,13 +127,27 @@ class _Watch(TorchFunctionMode):
         self.kept.append(tensor)
         return id(tensor), tensor._version
 
-    def readers(self) -> dict[_State, list[tuple[str, int] | None]]:
-        found: dict[_State, list[tuple[str, int] | None]] = {}
+    def readers(self) -> dict[_State, list[_Reader]]:
+        found: dict[_State, list[_Reader]] = {}
         # The last convolution then gives integers. What else is read stays as exact as it is.
-        alone = [(image, None) for image, mean in self.averaged if self._is_between(image, mean)]
+        alone = [
+            (image, _Reader()) for image, mean in self.averaged if self._is_between(image, mean)
+        ]
         for state, reader in (*self.found, *alone):
             found.setdefault(state, []).append(reader)
         return found
+
+    def door(self, state: _State, readers: list[_Reader]) -> tuple[str, int] | None:
+        """Return the outermost module that all readers are in, and the position of its input.
+
+        None if there is one reader alone, or no such module that is called once.
+        """
+        if len(readers) == 1:
+            return None
+        for path, position in self.doors.get(state, []):
+            if path and self.calls[path] == 1 and all(path in each.inside for each in readers):
+                return path, position
+        return None
 
     def _is_between(self, image: _State, mean: _State) -> bool:
         return self.uses[image] == 1 and mean not in self.results
@@ -125,14 +158,21 @@ def _watched(model: nn.Module, watch: _Watch, names: dict[nn.Module, list[str]])
     def begin(module: nn.Module, args: Any) -> None:
         path = names[module][0]
         watch.calls[path] += 1
+        watch.running.append(path)
+        reads = 0
         if path in watch.layers:
-            count = 3 if isinstance(module, nn.MultiheadAttention) else 1
-            for position, value in enumerate(args[:count]):
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    watch.found.append((watch.state(value), (path, position)))
+            reads = 3 if isinstance(module, nn.MultiheadAttention) else 1
+        for position, value in enumerate(args):
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                continue
+            state, place = watch.state(value), (path, position)
+            watch.doors.setdefault(state, []).append(place)
+            if position < reads:
+                watch.found.append((state, _Reader(place, tuple(watch.running))))
 
     def end(module: nn.Module, args: Any, out: Any) -> None:
         path = names[module][0]
+        watch.running.pop()
         if isinstance(out, Tensor) and out.is_floating_point():
             state = watch.state(out)
             watch.makers.setdefault(state, []).append(path)

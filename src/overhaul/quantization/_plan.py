@@ -108,6 +108,8 @@ def make_plan(
             plan.skipped[path] = "only its weights are integers: they have four bits"
         elif not places.calls[path]:
             plan.skipped[path] = "only its weights are integers: it is not called by itself"
+    for path in places.inputs.keys() - forms.keys():
+        plan.layers[path] = LayerForm(inputs=places.inputs[path])
     for path in places.outputs:
         form = plan.layers.get(path, LayerForm())
         plan.layers[path] = form.model_copy(update={"output": True})

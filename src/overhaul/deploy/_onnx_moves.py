@@ -1,0 +1,77 @@
+"""Integers where values are only moved or compared, so that an engine need not change them."""
+
+from typing import Any
+
+from overhaul.core import load_optional
+
+_WHY = "to export a model to ONNX"
+
+
+def round_before_pooling_(model: Any) -> None:
+    r"""Let values become integers before a `MaxPool` and not after it, which is the same.
+
+    Rounding keeps the order of values, so
+
+    .. math:: \operatorname{round}(\max_i x_i) = \max_i \operatorname{round}(x_i)
+
+    and with integers on both sides an engine pools integers and fuses the rounding into the layer
+    before. Rounding once more after it changes nothing, and is how ONNX Runtime knows the pattern.
+
+    Args:
+        model: An ONNX model as `onnxscript.ir` holds it.
+    """
+    for pool in list(model.graph):
+        if pool.op_type != "MaxPool" or len(pool.outputs) > 1:
+            continue
+        source, readers = pool.inputs[0], [reader for reader, _ in pool.outputs[0].uses()]
+        if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
+            continue
+        producer = source.producer()
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            continue
+        _, scale, zero = readers[0].inputs
+        if scale.const_value is None or scale.const_value.size > 1:
+            continue
+        pool.replace_input_with(0, _rounded_(model, pool, source, scale, zero))
+
+
+def round_what_was_moved_(model: Any) -> None:
+    """Round values again after they were cut or padded with zeros, which changes none of them.
+
+    Then a sum has integers on both sides, and ONNX Runtime adds integers.
+
+    Args:
+        model: An ONNX model as `onnxscript.ir` holds it.
+    """
+    for node in list(model.graph):
+        source = node.inputs[0].producer() if node.op_type in ("Slice", "Pad") else None
+        if source is None or source.op_type != "DequantizeLinear" or not _pads_zeros(node):
+            continue
+        _, scale, zero = source.inputs
+        if scale.const_value is None or scale.const_value.size > 1:
+            continue
+        readers = list(node.outputs[0].uses())
+        if not readers or any(reader.op_type == "QuantizeLinear" for reader, _ in readers):
+            continue
+        real = _rounded_(model, readers[0][0], node.outputs[0], scale, zero)
+        for reader, position in readers:
+            reader.replace_input_with(position, real)
+
+
+def _pads_zeros(node: Any) -> bool:
+    if node.op_type == "Slice":
+        return True
+    mode, filled = node.attributes.get("mode"), node.inputs[2] if len(node.inputs) > 2 else None
+    constant = mode is None or mode.value == "constant"
+    known = filled is None or filled.const_value is not None
+    return constant and known and (filled is None or not filled.const_value.numpy().any())
+
+
+def _rounded_(model: Any, before: Any, value: Any, scale: Any, zero: Any) -> Any:
+    """Insert nodes that make integers of a value and real numbers of these; return the latter."""
+    ir = load_optional("onnxscript", extra="onnx", why=_WHY).ir
+    q = ir.node("QuantizeLinear", [value, scale, zero])
+    real = ir.node("DequantizeLinear", [q.outputs[0], scale, zero])
+    for node in (q, real):
+        model.graph.insert_before(before, node)
+    return real.outputs[0]
