@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from torch.export import ExportedProgram
 from overhaul.core import PLAIN, ArtifactError, Batch, unwrap_outputs
 from overhaul.deploy._interface import Interface, flat_inputs, named
 from overhaul.deploy._quiet import quiet
-from overhaul.deploy._recurrent import WholeRecurrentLayers
+from overhaul.deploy._recurrent import whole_recurrent_layers
 from overhaul.deploy._signature import dynamic_shapes
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)\n\s+(.+)')
 _LONGEST = 400
+_HERE = str(Path(__file__).parent)
 
 
 def capture(model: nn.Module, batch: Batch, interface: Interface) -> ExportedProgram:
@@ -76,7 +78,7 @@ class _Exportable(nn.Module):
         self.keywords = keywords
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        with WholeRecurrentLayers():
+        with whole_recurrent_layers():
             if self.keywords is None:
                 outputs = self.model(*inputs)
             else:
@@ -128,7 +130,11 @@ def short_reason(text: str) -> str:
         'Could not guard.'
     """
     first = next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")
-    frames = [frame for frame in _FRAME.findall(text) if "/torch/" not in frame[0]]
+    frames = [
+        frame
+        for frame in _FRAME.findall(text)
+        if "/torch/" not in frame[0] and not frame[0].startswith(_HERE)
+    ]
     where = ""
     if frames:
         file, line, function, code = frames[-1]

@@ -4,7 +4,8 @@
 that has an operation for a whole layer is also faster with it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.overrides import TorchFunctionMode
 
 from overhaul.core import load_optional
 
@@ -22,21 +22,33 @@ _LIBRARY.define(f"lstm(Tensor x, Tensor h, Tensor c, {_REST}) -> (Tensor, Tensor
 _LIBRARY.define(f"gru(Tensor x, Tensor h, {_REST}) -> (Tensor, Tensor)")
 
 
-class WholeRecurrentLayers(TorchFunctionMode):
-    """Puts `lstm` and `gru` into a graph that is traced, in place of torch's own, for inference."""
+@contextmanager
+def whole_recurrent_layers() -> Iterator[None]:
+    """Let `nn.LSTM` and `nn.GRU` put one operation into a graph that is traced, for inference.
 
-    def __torch_function__(
-        self, func: Any, types: Iterable[Any], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Replace a layer of padded sequences; packed ones and projections are left to torch."""
-        if func in (torch.lstm, torch.gru) and len(args) == 9 and isinstance(args[3], bool):
-            x, state, weights, biases, layers, _, _, *rest = args
-            if func is torch.gru:
-                return torch.ops.overhaul.gru(x, state, weights, biases, layers, *rest)
-            h, c = state
-            if h.shape == c.shape:
-                return torch.ops.overhaul.lstm(x, h, c, weights, biases, layers, *rest)
-        return func(*args, **(kwargs or {}))
+    Not a `TorchFunctionMode`: torch would name its line where it means the user's.
+    """
+    ways: Any = torch._VF
+    before = ways.lstm, ways.gru
+
+    def lstm(x: Tensor, state: Any, *rest: Any) -> Any:
+        # Those of packed sequences have other arguments; projections have no operation here.
+        if len(rest) == 7 and isinstance(rest[1], bool) and state[0].shape == state[1].shape:
+            weights, biases, layers, _, _, *ends = rest
+            return torch.ops.overhaul.lstm(x, *state, weights, biases, layers, *ends)
+        return before[0](x, state, *rest)
+
+    def gru(x: Tensor, state: Tensor, *rest: Any) -> Any:
+        if len(rest) == 7 and isinstance(rest[1], bool):
+            weights, biases, layers, _, _, *ends = rest
+            return torch.ops.overhaul.gru(x, state, weights, biases, layers, *ends)
+        return before[1](x, state, *rest)
+
+    ways.lstm, ways.gru = lstm, gru
+    try:
+        yield
+    finally:
+        ways.lstm, ways.gru = before
 
 
 def has_recurrent(program: ExportedProgram) -> bool:
