@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from overhaul.core import Batch
 from overhaul.distillation._layer_match import BoundLayerMatch, LayerMatch
 from overhaul.distillation._pair_layers import Pair
-from overhaul.distillation._precision import single, unit, without_autocast
+from overhaul.distillation._precision import unit, without_autocast
 
 
 class Contrastive(LayerMatch):
@@ -21,8 +21,8 @@ class Contrastive(LayerMatch):
 
     where :math:`g_s, g_t` are linear maps of the features, averaged over places, to vectors of
     length one. Both are trained along and then dropped. :math:`N_b` is sample :math:`b` and
-    those of the batch that are of other classes; without classes, the whole batch. The loss is not
-    0 for a student equal to its teacher.
+    those of the batch that are of other classes, or the whole batch where the task is not a single
+    one of classes. The loss is not 0 for a student equal to its teacher.
 
     It sees the samples that one process computes at once: with `accumulate`, or under several
     processes, a part of the batch, which then has fewer others to be told from. Use large batches.
@@ -74,8 +74,8 @@ class _Contrastive(BoundLayerMatch):
         self, number: int, student_BCP: Tensor, teacher_BCP: Tensor, batch: Batch
     ) -> Tensor:
         with without_autocast(student_BCP):
-            own_BD = unit(self.student_projectors[number](single(student_BCP.mean(2))))
-            theirs_BD = unit(self.teacher_projectors[number](single(teacher_BCP.mean(2))))
+            own_BD = unit(self.student_projectors[number](student_BCP.float().mean(2)))
+            theirs_BD = unit(self.teacher_projectors[number](teacher_BCP.float().mean(2)))
             score_BB = own_BD @ theirs_BD.T / self.temperature
         score_BB = score_BB.masked_fill(_of_one_class(batch, score_BB), -torch.inf)
         right_B = torch.arange(len(score_BB), device=score_BB.device)

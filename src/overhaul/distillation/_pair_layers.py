@@ -163,14 +163,21 @@ def _averaged(feature_BCP: Tensor, places: tuple[int, ...], size: tuple[int, int
 
 def _by_size(own: dict[str, Layer], theirs: dict[str, Layer]) -> list[Pair]:
     """Pair the last layers at each size that both networks have, if there are several sizes."""
-    last_own, last_theirs = (
-        {layer.places: layer for layer in some.values()} for some in (own, theirs)
-    )
+    last_own, last_theirs = _last_by_size(own), _last_by_size(theirs)
     common = [places for places in last_own if places in last_theirs and places]
     several = min(len([p for p in last if p]) for last in (last_own, last_theirs)) > 1
     if not common or not several:
         return []
     return [Pair(last_own[places], last_theirs[places]) for places in common[-_MOST_PAIRS:]]
+
+
+def _last_by_size(layers: dict[str, Layer]) -> dict[tuple[int, ...], Layer]:
+    """Return the last layer at each size, in the order of these layers."""
+    last: dict[tuple[int, ...], Layer] = {}
+    for layer in layers.values():
+        last.pop(layer.places, None)  # or it would keep the place of the first at this size
+        last[layer.places] = layer
+    return last
 
 
 def _blocks(network: nn.Module, layers: dict[str, Layer]) -> list[Layer]:
