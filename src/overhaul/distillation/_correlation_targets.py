@@ -27,7 +27,9 @@ class CorrelationTargets(Match):
 
     There is no factor :math:`T^2`: a correlation does not change with the scale of what is
     compared, so that its gradient keeps its size when the temperature rises. With the factor it
-    would be 264 times as large at :math:`T = 20` as at 1.
+    would be 264 times as large at :math:`T = 20` as at 1 (random logits). It does grow where the
+    student's outputs are all nearly the same, as before training: about 14 times that of the task's
+    loss for a small convolutional network, so that `clip_norm` of `Train` may help at first.
 
     The sum over the samples sees those that one process computes at once: with `accumulate`, or
     under several processes, a part of the batch.

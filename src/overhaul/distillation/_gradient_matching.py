@@ -55,7 +55,7 @@ class GradientMatching(Match):
 
     Paper: Srinivas and Fleuret, ICML 2018; Czarnecki et al., NeurIPS 2017 (Sobolev training, whose
     random projections these are).  Differs: directions sum to zero over classes; `normalize` is by
-    the length of a projection and not of the whole Jacobian.
+    the length of each projection.
     """
 
     projections: int = Field(default=1, ge=1, description="Random directions in each step.")
