@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from overhaul.core import Context, ModelError, Network, SpecError, model_fingerprint, model_tensors
-from overhaul.distillation import Distill, SwapModel, soft_distance
+from overhaul.distillation import Distill, SoftTargets, SwapModel, soft_distance
 from overhaul.pruning import KeepZeros
 from overhaul.testing import TinyCNN, tiny_cnn, tiny_task
 from overhaul.training import AdamW, Train
@@ -201,3 +201,20 @@ def test_wrong_arguments_of_a_factory_are_refused() -> None:
     step = SwapModel(factory=TinyCNN, arguments={"widht": 9})
     with pytest.raises(SpecError, match=r"cannot be called so: got an unexpected keyword"):
         step.preflight(tiny_cnn(), task, task.prepare())
+
+
+def test_two_matches_of_one_kind_keep_a_loss_each(make_context: MakeContext) -> None:
+    student, ctx = tiny_cnn(width=3).eval(), make_context(tiny_cnn())
+    matches = [SoftTargets(temperature=1.0), SoftTargets(temperature=9.0, weight=2.0)]
+    both = objective_on(student, ctx, Distill(match=matches, weight=1.0))
+    one, two = (objective_on(student, ctx, Distill(match=[m], weight=1.0)) for m in matches)
+    assert list(both) == ["task", "task_soft", "task_soft_2"]
+    assert torch.equal(both["task_soft"], one["task_soft"])
+    assert torch.equal(both["task_soft_2"], two["task_soft"])
+
+
+def test_soft_distance_is_computed_in_single_precision() -> None:
+    logits_BC = torch.randn(64, 10)
+    half_BC = logits_BC.bfloat16()
+    exact = soft_distance(half_BC.float(), -half_BC.float(), kind="classes", temperature=4.0)
+    assert torch.equal(soft_distance(half_BC, -half_BC, kind="classes", temperature=4.0), exact)

@@ -59,7 +59,7 @@ def test_sequences_of_two_lengths_are_refused() -> None:
     batch = Batch((torch.randn(2, 1, 8),), torch.zeros(2).long(), torch.arange(2))
     pairs = pair_layers(network(1), network(2), batch, [("0", "0")])
     with pytest.raises(
-        ModelError, match=r"hints need layers of one length, got 0 \(4 channels, 7\)"
+        ModelError, match=r"hints: two layers must have one length .*got 0 \(4 channels, 7\)"
     ):
         Hints().bind_pairs(pairs, network(1), network(2), batch)
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from overhaul.core import Batch, ModelError
-from overhaul.distillation import pair_layers
+from overhaul.distillation import Layer, Pair, pair_layers
 from overhaul.testing import tiny_cnn
 
 
@@ -54,6 +54,23 @@ def test_stages_of_images_are_paired_by_size() -> None:
         ("2", "2"),
         ("3", "3"),
     ]
+
+
+def test_pairs_are_in_the_order_of_the_layers() -> None:
+    class Gate(nn.Module):
+        """Makes a vector of the image early on, as squeeze-and-excitation does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            gated: Tensor = x * self.pool(x).sigmoid()
+            return gated
+
+    student, teacher = stages(2, 1), stages(4, 3)
+    student.insert(1, Gate())
+    assert paths(student, teacher, images())[-1] == ("4", "3")
 
 
 def test_blocks_of_encoders_are_paired_by_relative_depth() -> None:
@@ -108,3 +125,17 @@ def test_watching_leaves_no_hook_behind() -> None:
     assert pair_layers(student, teacher, batch)
     for module in (*student.modules(), *teacher.modules()):
         assert not module._forward_hooks
+
+
+def test_layers_without_places_may_be_compared() -> None:
+    pooled, vector = Layer("pool", 4, (1, 1), False), Layer("fc", 4, (), False)
+    pair = Pair(pooled, vector)
+    pair.check_places("hints")
+    own_BCP, theirs_BCP = pair.at_one_size(torch.zeros(2, 4, 1), torch.ones(2, 4, 1))
+    assert own_BCP.shape == theirs_BCP.shape
+
+
+def test_an_image_and_a_sequence_are_not_compared_place_by_place() -> None:
+    pair = Pair(Layer("conv", 4, (4, 4), False), Layer("block", 4, (17,), True))
+    with pytest.raises(ModelError, match=r"hints: two layers must have one length"):
+        pair.check_places("hints")

@@ -1,12 +1,16 @@
 """`Distill`: a student learns from a teacher."""
 
+from collections.abc import Container
+from contextlib import nullcontext
 from copy import deepcopy
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from overhaul.core import (
     Batch,
@@ -32,7 +36,8 @@ class Distill(Objective):
     .. math:: L = (1 - \lambda)\,L_\text{task} + \lambda \sum_k w_k\,L_k
 
     with a loss :math:`L_k` and its weight for each match. The teacher sees the very inputs that the
-    student sees, augmentations included, is in evaluation mode and does not learn.
+    student sees, augmentations included, is in evaluation mode and does not learn. Losses that
+    would have the same name are numbered: `hints`, `hints_2`.
 
     Args:
         teacher: `original` (the model that the run was given), a network, a `Network` (factory and
@@ -110,14 +115,19 @@ class _Distillation(BoundObjective):
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         if self._input_gradients:
             batch = batch.map_inputs(_with_gradient)
-        student = see(self._student[0], batch, self._student_paths, call=model)
+        # The other kernels of attention cannot be differentiated twice.
+        twice = sdpa_kernel(SDPBackend.MATH) if self._input_gradients else nullcontext()
+        with twice:
+            student = see(self._student[0], batch, self._student_paths, call=model)
         teacher = self._teacher_sees(batch)
+        fixed = teacher.detached()
         share = self.plan.weight
         losses = self.task.losses(student.outputs, batch.targets)
         weighted = {name: (1 - share) * loss for name, loss in losses.items()}
         for plan, match in zip(self.plan.match, self.matches, strict=True):
-            for name, loss in match(student, teacher).items():
-                weighted[name] = share * plan.weight * loss
+            losses = match(student, teacher if match.input_gradients else fixed)
+            for name, loss in losses.items():
+                weighted[_free_name(name, weighted)] = share * plan.weight * loss
         return weighted
 
     def _teacher_sees(self, batch: Batch) -> Seen:
@@ -127,3 +137,8 @@ class _Distillation(BoundObjective):
 
 def _with_gradient(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_() if tensor.is_floating_point() else tensor
+
+
+def _free_name(name: str, taken: Container[str]) -> str:
+    numbered = (f"{name}_{number}" for number in count(2))
+    return name if name not in taken else next(each for each in numbered if each not in taken)

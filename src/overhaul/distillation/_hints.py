@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overhaul.core import Batch, ModelError
+from overhaul.core import Batch
 from overhaul.distillation._layer_match import BoundLayerMatch, LayerMatch
 from overhaul.distillation._pair_layers import Pair
 
@@ -46,25 +46,13 @@ class _Hints(BoundLayerMatch):
     def __init__(self, plan: Hints, pairs: tuple[Pair, ...]) -> None:
         super().__init__(plan, pairs)
         for pair in pairs:
-            if pair.student.places != pair.teacher.places and len(pair.student.places) != 2:
-                raise ModelError(
-                    f"hints need layers of one length, got {pair.student} of the student and "
-                    f"{pair.teacher} of the teacher. Pair others with `layers`."
-                )
+            pair.check_places(self.name)
         self.projectors = nn.ModuleList(
             nn.Conv1d(pair.student.channels, pair.teacher.channels, 1) for pair in pairs
         )
 
-    def pair_loss(self, number: int, student_BCP: Tensor, teacher_BCP: Tensor) -> Tensor:
-        pair = self.pairs[number]
-        own, theirs = pair.student.places, pair.teacher.places
-        if own != theirs:
-            size = min(own[0], theirs[0]), min(own[1], theirs[1])
-            student_BCP = _averaged(student_BCP, own, size)
-            teacher_BCP = _averaged(teacher_BCP, theirs, size)
-        return 0.5 * F.mse_loss(self.projectors[number](student_BCP), teacher_BCP)
-
-
-def _averaged(feature_BCP: Tensor, places: tuple[int, ...], size: tuple[int, int]) -> Tensor:
-    image_BCHW = feature_BCP.unflatten(2, places)
-    return F.adaptive_avg_pool2d(image_BCHW, size).flatten(2)
+    def pair_loss(
+        self, number: int, student_BCP: Tensor, teacher_BCP: Tensor, batch: Batch
+    ) -> Tensor:
+        own_BCP, theirs_BCP = self.pairs[number].at_one_size(student_BCP, teacher_BCP)
+        return 0.5 * F.mse_loss(self.projectors[number](own_BCP), theirs_BCP)

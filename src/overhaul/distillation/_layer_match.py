@@ -48,11 +48,16 @@ class LayerMatch(Match):
         """Return the match of these layers, and say which they are."""
         named = () if self.layers == "auto" else self.layers
         pairs = pair_layers(student, teacher, batch, named)
+        pairs = pairs if named else self.choose(pairs)
         for pair in pairs:
             detail: dict[str, Any] = {"match": self.spec_name(), "teacher": pair.teacher.path}
             ctx.log("layer_pair", pair.student.path, detail=detail)
             ctx.progress.say(f"{self.spec_name()}: {pair.student} learns from {pair.teacher}")
         return self.bind_pairs(pairs, student, teacher, batch)
+
+    def choose(self, pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        """Return those of the pairs found by `auto` that this match takes; all by default."""
+        return pairs
 
     @abstractmethod
     def bind_pairs(
@@ -78,17 +83,21 @@ class BoundLayerMatch(BoundMatch):
                 number,
                 pair.student.by_place(student.features[pair.student.path]),
                 pair.teacher.by_place(teacher.features[pair.teacher.path]),
+                student.batch,
             )
             for number, pair in enumerate(self.pairs)
         ]
         return {self.name: sum(losses[1:], losses[0]) / len(losses)}
 
     @abstractmethod
-    def pair_loss(self, number: int, student_BCP: Tensor, teacher_BCP: Tensor) -> Tensor:
+    def pair_loss(
+        self, number: int, student_BCP: Tensor, teacher_BCP: Tensor, batch: Batch
+    ) -> Tensor:
         """Return the loss of a pair, a scalar.
 
         Args:
             number: Of the pair.
             student_BCP: Samples, channels, places.
             teacher_BCP: Samples, channels, places; it has no gradient.
+            batch: The samples, with their labels.
         """

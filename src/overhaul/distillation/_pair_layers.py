@@ -1,8 +1,10 @@
 """`pair_layers`: which layer of a student learns from which layer of its teacher."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overhaul.core import Batch, ModelError, evaluating, nearest
@@ -46,6 +48,31 @@ class Pair:
 
     student: Layer
     teacher: Layer
+
+    def check_places(self, match: str) -> None:
+        """See that the two can be compared place by place.
+
+        Args:
+            match: Whose name is in the error.
+
+        Raises:
+            ModelError: they are not images, and of two lengths.
+        """
+        own, theirs = self.student.places, self.teacher.places
+        if own != theirs and not (len(own) == len(theirs) == 2) and math.prod(own + theirs) > 1:
+            raise ModelError(
+                f"{match}: two layers must have one length to be compared place by place, got "
+                f"{self.student} of the student and {self.teacher} of the teacher. Pair others "
+                "with `layers`."
+            )
+
+    def at_one_size(self, student_BCP: Tensor, teacher_BCP: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both features at the smaller height and width, to which the larger is averaged."""
+        own, theirs = self.student.places, self.teacher.places
+        if own == theirs or not len(own) == len(theirs) == 2:
+            return student_BCP, teacher_BCP
+        size = min(own[0], theirs[0]), min(own[1], theirs[1])
+        return _averaged(student_BCP, own, size), _averaged(teacher_BCP, theirs, size)
 
 
 def pair_layers(
@@ -128,16 +155,29 @@ def _named(path: str, layers: dict[str, Layer], network: nn.Module, whose: str) 
     )
 
 
+def _averaged(feature_BCP: Tensor, places: tuple[int, ...], size: tuple[int, int]) -> Tensor:
+    if places == size:
+        return feature_BCP
+    return F.adaptive_avg_pool2d(feature_BCP.unflatten(2, places), size).flatten(2)
+
+
 def _by_size(own: dict[str, Layer], theirs: dict[str, Layer]) -> list[Pair]:
     """Pair the last layers at each size that both networks have, if there are several sizes."""
-    last_own, last_theirs = (
-        {layer.places: layer for layer in some.values()} for some in (own, theirs)
-    )
+    last_own, last_theirs = _last_by_size(own), _last_by_size(theirs)
     common = [places for places in last_own if places in last_theirs and places]
     several = min(len([p for p in last if p]) for last in (last_own, last_theirs)) > 1
     if not common or not several:
         return []
     return [Pair(last_own[places], last_theirs[places]) for places in common[-_MOST_PAIRS:]]
+
+
+def _last_by_size(layers: dict[str, Layer]) -> dict[tuple[int, ...], Layer]:
+    """Return the last layer at each size, in the order of these layers."""
+    last: dict[tuple[int, ...], Layer] = {}
+    for layer in layers.values():
+        last.pop(layer.places, None)  # or it would keep the place of the first at this size
+        last[layer.places] = layer
+    return last
 
 
 def _blocks(network: nn.Module, layers: dict[str, Layer]) -> list[Layer]:

@@ -24,6 +24,13 @@ class Seen:
     outputs: Outputs
     features: dict[str, Tensor]
 
+    def detached(self) -> "Seen":
+        """Return the same without gradients."""
+        outputs = self.outputs
+        if isinstance(outputs, Tensor):
+            return Seen(self.batch, outputs.detach(), _detached(self.features))
+        return Seen(self.batch, _detached(outputs), _detached(self.features))
+
 
 def see(
     network: nn.Module,
@@ -49,6 +56,10 @@ def see(
     with watching(network, paths) as features:
         outputs = batch.forward(call or network)
     return Seen(batch, outputs, {path: found[-1] for path, found in features.items()})
+
+
+def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from overhaul.core import Batch, Context, ModelError, Task, part_of
 from overhaul.distillation._match import BoundMatch, Match
+from overhaul.distillation._precision import single
 from overhaul.distillation._seen import Seen
 
 
@@ -83,11 +84,8 @@ def soft_distance(
         >>> float(soft_distance(logits, logits, kind="classes", temperature=3.0))
         0.0
     """
-    if student_BC.shape != teacher_BC.shape:
-        raise ModelError(
-            f"the outputs of student and teacher must have one shape, got {list(student_BC.shape)} "
-            f"and {list(teacher_BC.shape)}. Make both return the same, for example by `squeeze(1)`."
-        )
+    check_one_shape(student_BC, teacher_BC)
+    student_BC, teacher_BC = single(student_BC), single(teacher_BC)
     if kind == "values":
         return 0.5 * (student_BC - teacher_BC).square().sum() / len(student_BC)
     student, teacher = student_BC / temperature, teacher_BC / temperature
@@ -101,3 +99,16 @@ def soft_distance(
     else:
         assert_never(kind)
     return divergence * temperature**2
+
+
+def check_one_shape(student_BC: Tensor, teacher_BC: Tensor) -> None:
+    """Refuse outputs that would broadcast against each other.
+
+    Raises:
+        ModelError: the shapes differ.
+    """
+    if student_BC.shape != teacher_BC.shape:
+        raise ModelError(
+            f"the outputs of student and teacher must have one shape, got {list(student_BC.shape)} "
+            f"and {list(teacher_BC.shape)}. Make both return the same, for example by `squeeze(1)`."
+        )
