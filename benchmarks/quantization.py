@@ -46,6 +46,11 @@ Call = Callable[[dict[str, np.ndarray[Any, Any]]], Tensor]
 Work = Callable[[Path], tuple[Call, int]]
 
 
+ENGINES = ("onnxruntime", "openvino")
+ROUNDING = oh.OnnxRuntime(round_inputs=True)
+"""It rounds the inputs of layers by the values of each call, as dynamic quantization does."""
+
+
 class Tool:
     """What quantizes a model and runs it.
 
@@ -69,10 +74,10 @@ def made(work: Work, folder: Path) -> Tool:
     return tool
 
 
-def ours(case: Case, *steps: oh.Step, engines: Sequence[str]) -> Work:
+def ours(case: Case, *steps: oh.Step, engines: Sequence[Any] = ENGINES) -> Work:
     def work(folder: Path) -> tuple[Call, int]:
         deploy = oh.Deploy(
-            engines=tuple(engines),
+            engines=engines,
             tolerance=0.1,
             quality_tolerance=0.5,
             timing_s=0.5,
@@ -82,8 +87,14 @@ def ours(case: Case, *steps: oh.Step, engines: Sequence[str]) -> Work:
         recipe = oh.Recipe(*steps, deploy)
         run = recipe.run(case.model, case.task, out=folder, control=False, cost=False)
         artifact = oh.load(run.artifact, threads=1)
+        options, engine = artifact.signature.options, artifact.engine
         sizes = [f.value for f in run.facts if f.name == "size_bytes" and f.subject == "artifact"]
-        chosen[str(folder.name)] = artifact.engine
+        label = next(
+            each.label
+            for each in deploy.engines
+            if each.spec_name() == engine and each.options() == options
+        )
+        chosen[str(folder.name)] = label
 
         def call(feed: dict[str, np.ndarray[Any, Any]]) -> Tensor:
             found: Tensor = artifact(**{name: torch.from_numpy(x) for name, x in feed.items()})
@@ -224,12 +235,10 @@ def one_model(name: str, cache: Path) -> dict[str, Any]:
     quantize = oh.Quantize(batches=SAMPLES // 32)
     weights_only = oh.Quantize(activations=None)
     works: dict[str, Work] = {
-        "float, ours": ours(case, engines=["onnxruntime", "openvino"]),
-        "int8, ours": ours(case, quantize, engines=["onnxruntime", "openvino"]),
-        "int8 weights, ours": ours(case, weights_only, engines=["onnxruntime", "openvino"]),
-        "int4 weights, ours": ours(
-            case, oh.Quantize(weights="int4"), engines=["onnxruntime", "openvino"]
-        ),
+        "float, ours": ours(case),
+        "int8, ours": ours(case, quantize),
+        "int8 weights, ours": ours(case, weights_only, engines=(*ENGINES, ROUNDING)),
+        "int4 weights, ours": ours(case, oh.Quantize(weights="int4"), engines=(*ENGINES, ROUNDING)),
         "int8, NNCF, OpenVINO": nncf_openvino(case, samples),
         "int8, ONNX Runtime static": ort(case, samples, static=True),
         "int8, ONNX Runtime dynamic": ort(case, samples, static=False),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from overhaul.core import ArtifactError, Context, StoresIntegers
+from overhaul.core import ArtifactError, Context, SpecError, StoresIntegers
 from overhaul.deploy import Deploy, OnnxRuntime, Runner, Signature, Torch, compare_engines
 from overhaul.deploy._executed import Executed, counted_onnx, counted_openvino, executed
 from overhaul.deploy._real_twin import real_twin
@@ -295,3 +295,17 @@ def test_an_engine_is_opened_once_to_be_judged(
     ctx = make_context(model, task=task())
     Deploy(engines=(OnnxRuntime(),), timing_s=0.01, cost=False).apply(model, ctx)
     assert len(opened) == 2  # to be judged, and in its place at the end
+
+
+def test_an_engine_is_tried_with_two_settings(make_context: MakeContext) -> None:
+    model, whole = quantized(make_context, Quantize(activations=None))
+    ctx = make_context(model, task=task())
+    engines = (OnnxRuntime(), OnnxRuntime(round_inputs=True))
+    Deploy(engines=engines, timing_s=0.01, cost=False).apply(whole, ctx)
+    timed = {f.subject for f in ctx.facts if f.name == "latency_ms"}
+    assert {"artifact/onnxruntime", "artifact/onnxruntime(round_inputs=True)"} <= timed
+    errors = {f.subject: f.value for f in ctx.facts if f.name == "output_error"}
+    assert float(errors["artifact/onnxruntime"] or 0) < 1e-5
+    assert float(errors["artifact/onnxruntime(round_inputs=True)"] or 0) > 1e-5
+    with pytest.raises(SpecError, match="each engine once"):
+        Deploy(engines=(OnnxRuntime(), OnnxRuntime()))

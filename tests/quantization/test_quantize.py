@@ -294,6 +294,7 @@ def test_functional_weights_and_dtypes_are_read_as_real_numbers() -> None:
         ({"weights": "int2"}, "weights"),
         ({"batches": 0}, "How many batches"),
         ({"max_drop": float("inf")}, "must be a finite number"),
+        ({"activations": "dynamic"}, r"so an engine does it.*OnnxRuntime\(round_inputs=True\)"),
         ({"activations": None, "symmetric": True}, "`symmetric` is for activations"),
         ({"weights": "float16", "reduce_range": "auto"}, "`reduce_range` is for activations"),
         ({"weights": "int4", "calibration": MinMax()}, "`calibration` is for activations"),

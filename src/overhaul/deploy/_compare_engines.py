@@ -13,7 +13,7 @@ from overhaul.deploy._engine import Engine
 from overhaul.deploy._interface import real_batch
 from overhaul.deploy._real_twin import real_twin
 from overhaul.deploy._timing import all_threads, time_trials, trial_costs
-from overhaul.deploy._trial import Candidacy, Samples, Trial, try_engine
+from overhaul.deploy._trial import REAL, Candidacy, Samples, Trial, try_engine
 from overhaul.deploy._why_not import integers_fact, many_zeros
 from overhaul.evaluation import forward_call
 
@@ -62,7 +62,7 @@ def compare_engines(
     eager = deepcopy(model).cpu().eval()
     candidacies = [Candidacy.of(eager, Samples(samples))]
     if (twin := real_twin(eager)) is not None:
-        candidacies.append(Candidacy.of(twin, Samples(samples), "/real"))
+        candidacies.append(Candidacy.of(twin, Samples(samples), REAL))
     facts: list[Fact] = []
     trials: list[Trial] = []
     with (
@@ -70,7 +70,7 @@ def compare_engines(
         progress.bar("engines", len(engines) * len(candidacies)) as advance,
     ):
         for candidacy, engine in product(candidacies, engines):
-            name = f"{engine.spec_name()}{candidacy.suffix}"
+            name = f"{engine.label}{candidacy.suffix}"
             try:
                 engine.check_installed()
                 trial = try_engine(

@@ -28,7 +28,7 @@ from overhaul.deploy._onnxruntime import OnnxRuntime
 from overhaul.deploy._real_twin import real_twin
 from overhaul.deploy._timing import all_threads, throughput_fact, time_trials, trial_costs
 from overhaul.deploy._torch import Torch
-from overhaul.deploy._trial import Candidacy, Samples, Trial, try_engine
+from overhaul.deploy._trial import REAL, Candidacy, Samples, Trial, try_engine
 from overhaul.deploy._why_not import integers_fact
 from overhaul.evaluation import forward_call
 
@@ -61,8 +61,9 @@ class Deploy(Step):
         max_length: The longest T of a call. Default: that of the validation split. A longer one is
             checked like a shorter one, on repeated samples, and what it is worth is not known.
         tolerance: Largest error of an output, as a part of the largest output. Default 1e-3;
-            16-bit outputs get eight roundings at least, and a model whose activations are integers
-            0.05: a value between two integers may fall to either side.
+            16-bit outputs get eight roundings at least, and where activations are integers, in the
+            model or by an engine that rounds them, 0.05: a value between two integers may fall to
+            either side.
         quality_tolerance: Largest loss of quality, as a part of the model's own. Default 0.002.
         timing_s: Seconds of timing for each engine. Default 1.
         cost: Whether opening and memory are measured, which starts a process for each engine and
@@ -107,7 +108,7 @@ class Deploy(Step):
     @field_validator("engines")
     @classmethod
     def _each_once(cls, engines: tuple[Engine, ...]) -> tuple[Engine, ...]:
-        names = [engine.spec_name() for engine in engines]
+        names = [engine.label for engine in engines]
         if len(set(names)) < len(names):
             raise SpecError(f"`engines` must name each engine once, got {names}.")
         return engines
@@ -141,7 +142,7 @@ class Deploy(Step):
         samples = Samples(ctx.data.val, ctx.task, ctx.label, flexible, self.max_length)
         candidacies = [Candidacy.of(eager, samples)]
         if (twin := real_twin(eager)) is not None:
-            candidacies.append(Candidacy.of(twin, samples, "/real"))
+            candidacies.append(Candidacy.of(twin, samples, REAL))
         trials: list[Trial] = []
         refused: list[str] = []
         with (
@@ -149,7 +150,7 @@ class Deploy(Step):
             ctx.progress.bar("deploy", len(self.engines) * len(candidacies)) as advance,
         ):
             for candidacy, engine in product(candidacies, self.engines):
-                name = f"{engine.spec_name()}{candidacy.suffix}"
+                name = f"{engine.label}{candidacy.suffix}"
                 try:
                     trial = try_engine(
                         engine,

@@ -35,6 +35,23 @@ class Engine(Spec, ABC):
         data = self.to_data()
         return {} if isinstance(data, str) else dict(data[self.spec_name()])
 
+    @property
+    def label(self) -> str:
+        """The short name, and the fields that are not at their defaults.
+
+        Example:
+            >>> from overhaul.deploy import OnnxRuntime
+            >>> OnnxRuntime(round_inputs=True).label
+            'onnxruntime(round_inputs=True)'
+        """
+        own = ", ".join(f"{name}={value}" for name, value in self.options().items())
+        return f"{self.spec_name()}({own})" if own else self.spec_name()
+
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether it rounds what the model does not, so that outputs agree less closely."""
+        return False
+
     @abstractmethod
     def check_installed(self) -> None:
         """Import what writing and running need.

@@ -32,8 +32,8 @@ class OnnxRuntime(Engine):
         round_inputs: Let linear layers with integer weights and real inputs round the inputs to
             int8 too, in blocks, as they come. On a CPU with AVX-512 and a batch of one that was 2
             to 4 times faster than real numbers; with a batch of 64 it gained a quarter for eight
-            bits and nothing for four. The error was half a percent of the largest output, which
-            the `tolerance` of `Deploy` has to allow. Default false.
+            bits and nothing for four. The error was half a percent of the largest output; `Deploy`
+            allows five. LSTMs with integer weights round inputs and states. Default false.
 
     Example:
         >>> OnnxRuntime()
@@ -52,6 +52,11 @@ class OnnxRuntime(Engine):
     def spec_name(cls) -> str:
         """Return the name of the package."""
         return "onnxruntime"
+
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether it rounds what the model does not."""
+        return self.round_inputs
 
     def check_installed(self) -> None:
         """Import onnx, onnxscript and onnxruntime."""

@@ -30,6 +30,8 @@ from overhaul.tasks import DataTask, SingleTask
 
 TRACED_SAMPLES, _GOLDEN_SAMPLES = 5, 4
 _PARITY_SIZES, _VAL_BATCH = (1, 3), 64
+REAL = "/real"
+"""What the name of the twin in real numbers ends with."""
 _STEPS_OF_INTEGERS = 0.05
 """A value at the border of two integers may fall to either side, and be a whole step off."""
 
@@ -131,7 +133,7 @@ class Trial:
     @property
     def is_twin(self) -> bool:
         """Whether it runs the twin in real numbers."""
-        return self.name != self.engine
+        return self.name.endswith(REAL)
 
     @property
     def subject(self) -> str:
@@ -182,7 +184,7 @@ def try_engine(
     Raises:
         ArtifactError: the engine cannot run it, or not well enough.
     """
-    subject = f"artifact/{engine.spec_name()}{candidacy.suffix}"
+    subject = f"artifact/{engine.label}{candidacy.suffix}"
     reason, length = candidacy.fixed_because, candidacy.interface.length
     first: list[Fact] = []
 
@@ -225,7 +227,7 @@ def _tried(
     log: Callable[[Fact], None],
 ) -> Trial:
     interface, program = candidacy.interface, candidacy.program
-    if rounds_activations(program):
+    if rounds_activations(program) or engine.rounds_inputs:
         tolerance = max(tolerance, _STEPS_OF_INTEGERS)
     folder.mkdir(parents=True)
     val, task = candidacy.samples.val, candidacy.samples.task
@@ -251,7 +253,7 @@ def _tried(
     _, manifest, written = checked_folder(folder, threads)
     artifact = Artifact(folder, written, manifest, runner)  # opening it again may mean compiling
     facts = _judged(engine, artifact, candidacy, quality_tolerance, log)
-    return Trial(f"{artifact.engine}{candidacy.suffix}", artifact, threads, tuple(facts))
+    return Trial(f"{engine.label}{candidacy.suffix}", artifact, threads, tuple(facts))
 
 
 def _judged(
@@ -267,7 +269,7 @@ def _judged(
         ArtifactError: one of them is not good enough.
     """
     val, task, reference = candidacy.samples.val, candidacy.samples.task, candidacy.reference
-    subject = f"artifact/{artifact.engine}{candidacy.suffix}"
+    subject = f"artifact/{engine.label}{candidacy.suffix}"
     found = predict(artifact, val, batch_size=_VAL_BATCH)
     small = [real_batch(val, size, start=7) for size in _PARITY_SIZES]
     with torch.no_grad():

@@ -15,6 +15,7 @@ from overhaul.core import (
     Context,
     ModelError,
     OrderError,
+    SpecError,
     Splits,
     Step,
     Task,
@@ -163,6 +164,12 @@ class Quantize(Step):
     @model_validator(mode="before")
     @classmethod
     def _activations_follow(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("activations") == "dynamic":
+            raise SpecError(
+                "`activations` that are rounded by the values of each call need nothing of the "
+                "model, so an engine does it: write activations=None here, and "
+                "Deploy(engines=[OnnxRuntime(round_inputs=True)])."
+            )
         # The default is a constant, since a field that has its default is not written down.
         if isinstance(fields, dict) and fields.get("weights", "int8") != "int8":
             return {"activations": None, **fields}
