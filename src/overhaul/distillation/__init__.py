@@ -5,6 +5,7 @@ from overhaul.distillation._contrastive import Contrastive
 from overhaul.distillation._correlation_targets import CorrelationTargets
 from overhaul.distillation._decoupled_targets import DecoupledTargets, decoupled_distances
 from overhaul.distillation._distill import Distill
+from overhaul.distillation._distill_into import DistillInto
 from overhaul.distillation._gradient_matching import GradientMatching
 from overhaul.distillation._hints import Hints
 from overhaul.distillation._layer_match import BoundLayerMatch, LayerMatch, LayerPairs
@@ -24,6 +25,7 @@ __all__ = [
     "CorrelationTargets",
     "DecoupledTargets",
     "Distill",
+    "DistillInto",
     "GradientMatching",
     "Hints",
     "Layer",
