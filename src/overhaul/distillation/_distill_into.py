@@ -28,8 +28,8 @@ from overhaul.core import (
     rebuild,
     trainable_names,
 )
-from overhaul.distillation._built_to_fit import built_to_fit
 from overhaul.distillation._distill import Distill
+from overhaul.distillation._given_network import built_to_fit, network_of
 from overhaul.distillation._swap_model import SwapModel
 from overhaul.evaluation import count_parameters, model_device, predict
 from overhaul.training import TaskLoss, Train
@@ -85,12 +85,12 @@ class DistillInto(Step):
     @field_validator("student", mode="before")
     @classmethod
     def _from_factory(cls, value: Any) -> Any:
-        return _network_of(value)
+        return network_of(value)
 
     @field_validator("assistants", mode="before")
     @classmethod
     def _from_factories(cls, value: Any) -> Any:
-        return [_network_of(each) for each in value] if isinstance(value, tuple | list) else value
+        return [network_of(each) for each in value] if isinstance(value, tuple | list) else value
 
     @field_validator("train")
     @classmethod
@@ -247,16 +247,6 @@ def _log_quality(network: nn.Module, stage: str, ctx: Context) -> float:
     detail = {"stage": stage, "metric": metric, "parameters": count_parameters(network)}
     ctx.log("stage_quality", quality, split="val", n=len(found), detail=detail)
     return quality
-
-
-def _network_of(value: Any) -> Any:
-    """Return a factory as a `Network`; anything else as it is."""
-    if isinstance(value, nn.Module):
-        raise SpecError(
-            f"a student is given by how it is made, got a network ({type(value).__name__}). Give "
-            "the function or class that builds it, or Network(factory=..., weights=...)."
-        )
-    return Network(factory=value) if callable(value) else value
 
 
 def _step_of(made: Step | Network) -> Step:
