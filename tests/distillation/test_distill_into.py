@@ -373,6 +373,31 @@ class _FreezeAll(Step):
         return model.requires_grad_(False)
 
 
+def test_students_learn_in_train_mode_from_teachers_in_evaluation_mode(
+    make_context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every epoch: an evaluation between two epochs must not leave its mode behind."""
+    learning, teaching = [], []
+    forward = TinyCNN.forward
+
+    def watched(self: TinyCNN, x: torch.Tensor) -> torch.Tensor:
+        modes = {module.training for module in self.modules()}
+        if torch.is_grad_enabled():
+            learning.append(modes)
+        else:
+            teaching.append(modes)
+        return forward(self, x)
+
+    monkeypatch.setattr(TinyCNN, "forward", watched)
+    plan = DistillInto(
+        student=SMALL, assistants=(MIDDLE,), generations=2, train=Train(epochs=3, batch_size=16)
+    )
+    plan.apply(tiny_cnn(), make_context(tiny_cnn()))
+    assert learning == [{True}] * (3 * 3 * 3)  # networks, epochs, batches
+    assert len(teaching) > len(learning)
+    assert teaching == [{False}] * len(teaching)
+
+
 def test_a_student_may_be_larger_than_its_teacher(make_context: MakeContext) -> None:
     large = Network(factory=TinyCNN, arguments={"width": 12})
     student = DistillInto(student=large, train=SHORT).apply(tiny_cnn(), make_context(tiny_cnn()))

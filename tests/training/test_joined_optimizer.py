@@ -67,3 +67,33 @@ def test_it_goes_on_from_its_state() -> None:
 def test_one_alone_is_itself() -> None:
     [one, _] = parts_of(pair())
     assert joined([one]) is one
+
+
+def test_a_loss_scale_is_taken_off_and_changed_once_for_all() -> None:
+    apart, together = pair(), pair()
+    steps(apart, parts_of(apart), 3)
+    optimizer = joined(parts_of(together))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1)
+    for number in range(3):
+        assert scaler.get_scale() == 8.0 * 2**number
+        for layer in together:
+            scaler.scale(layer(torch.ones(1, 3)).square().sum()).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert_same(apart, together)
+
+
+def test_a_gradient_that_overflows_in_one_stops_the_step_of_all() -> None:
+    layers = pair()
+    optimizer = joined(parts_of(layers))
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    for layer, factor in zip(layers, (1.0, float("inf")), strict=True):
+        scaler.scale(factor * layer(torch.ones(1, 3)).sum()).backward()
+    before = [layer.weight.clone() for layer in layers]
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 4.0
+    for layer, old in zip(layers, before, strict=True):
+        assert torch.equal(layer.weight, old)

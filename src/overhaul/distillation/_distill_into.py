@@ -56,7 +56,8 @@ class DistillInto(Step):
         train: How each network is trained. If its objective is no `Distill`, `Distill()` is taken;
             the teacher is set by this step.
         assistants: Networks between model and student, the largest first, each given like the
-            student; steps are applied to a copy of the model. Default none.
+            student; steps are applied to a copy of the model. Layers that a match names have to be
+            in all of them. Default none.
         generations: How many students learn one after the other. Default 1.
 
     Raises:
