@@ -95,13 +95,13 @@ class Distill(Objective):
 
     def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
         """Load each teacher and see that its outputs fit the task, and every match the teacher."""
-        batch = next(data.train.in_order(2))
-        for number, given in enumerate(self._teachers, 1):
-            problem = check_model_fits(task, _load_teacher(given, original), batch)
+        teacher, batch = self._load(original), next(data.train.in_order(2))
+        each = teacher.teachers if isinstance(teacher, Mixture) else [teacher]
+        for number, one in enumerate(each, 1):
+            problem = check_model_fits(task, one, batch)
             if problem is not None:
-                name = "the teacher" if len(self._teachers) == 1 else f"teacher {number}"
+                name = "the teacher" if len(each) == 1 else f"teacher {number}"
                 raise ModelError(f"{name} cannot teach this task: {problem}")
-        teacher = self._load(original)
         for match in self.match:
             match.preflight(teacher, task, batch)
 

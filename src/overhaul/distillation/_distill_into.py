@@ -74,6 +74,7 @@ class DistillInto(Step):
     ensemble of all is kept; here the student may be any network, and the best on `val` is kept.
     """
 
+    # That it trains is how a run knows that a control has something to show.
     needs: ClassVar[Traits] = frozenset({Trait.EDITABLE, Trait.TRAINABLE, Trait.FITS_TASK})
 
     student: Step | Network
