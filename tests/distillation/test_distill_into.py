@@ -25,10 +25,18 @@ from overhaul.core import (
     rebuild,
     trainable_names,
 )
-from overhaul.distillation import Distill, DistillInto, Hints, SoftTargets, SwapModel
+from overhaul.distillation import (
+    DecoupledTargets,
+    Distill,
+    DistillInto,
+    Hints,
+    SoftTargets,
+    SwapModel,
+)
 from overhaul.evaluation import predict
 from overhaul.pruning import DropLayers, KeepZeros, PruneChannels, PruneWeights
 from overhaul.running import Recipe
+from overhaul.tasks import Regression
 from overhaul.testing import TinyCNN, check_step, tiny_cnn, tiny_residual, tiny_task
 from overhaul.training import SGD, AdamW, BoundObjective, Objective, Sum, TaskLoss, Train
 from overhaul.transfer import ReplaceHead
@@ -342,6 +350,17 @@ def test_networks_that_do_not_fit_are_refused_before_work() -> None:
     ):
         with pytest.raises((ModelError, SpecError), match=error):
             plan.preflight(tiny_cnn(), task, data)
+
+
+def test_a_match_that_is_not_for_this_task_is_refused_before_work() -> None:
+    images, values = torch.randn(12, 1, 8, 8), torch.randn(12)
+    task = Regression(train=(images, values), val=(images + 1, values), test=(images + 2, values))
+    train = Train(epochs=1, objective=Distill(match=[DecoupledTargets()]))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    with pytest.raises(SpecError, match=r"decoupled_targets needs classes"):
+        DistillInto(student=PruneChannels(macs=0.5), train=train).preflight(
+            model, task, task.prepare()
+        )
 
 
 def test_a_student_that_cannot_be_made_is_refused_before_an_assistant_is_trained(

@@ -20,7 +20,17 @@ from overhaul.core import (
     model_fingerprint,
     model_tensors,
 )
-from overhaul.distillation import BoundMatch, Distill, Hints, Match, Seen, SoftTargets
+from overhaul.distillation import (
+    BoundMatch,
+    CorrelationTargets,
+    DecoupledTargets,
+    Distill,
+    GradientMatching,
+    Hints,
+    Match,
+    Seen,
+    SoftTargets,
+)
 from overhaul.testing import TinyCNN, check_spec, check_step, tiny_cnn, tiny_multi_task, tiny_task
 from overhaul.training import SGD, AdamW, BoundObjective, Train
 
@@ -247,6 +257,16 @@ def test_input_gradients_of_a_mixture_can_be_matched(make_context: MakeContext) 
         student, ctx, teacher=(one, one), match=[_InputGradient()], mix="learned"
     )
     assert float(bound(student, batch)["slope"].detach()) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "match", [GradientMatching(), DecoupledTargets(), CorrelationTargets()], ids=repr
+)
+def test_each_match_of_outputs_goes_with_a_mixture(make_context: MakeContext, match: Match) -> None:
+    objective = Distill(teacher=teachers(), match=[match], mix="learned")
+    ctx, student = make_context(tiny_cnn()), tiny_cnn(3)
+    Train(epochs=1, batch_size=16, objective=objective).apply(student, ctx)
+    assert [len(each) for each in weights_of(ctx)] == [1, 1]
 
 
 class _Layers(Match):

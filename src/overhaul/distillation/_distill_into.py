@@ -30,6 +30,7 @@ from overhaul.core import (
 )
 from overhaul.distillation._distill import Distill
 from overhaul.distillation._given_network import built_to_fit, network_of
+from overhaul.distillation._layer_match import LayerMatch
 from overhaul.distillation._swap_model import SwapModel
 from overhaul.evaluation import count_parameters, model_device, predict
 from overhaul.training import TaskLoss, Train
@@ -124,6 +125,10 @@ class DistillInto(Step):
     def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
         """See that each network can be built and fits the task, before any step starts."""
         self.train.model_copy(update={"objective": TaskLoss()}).preflight(original, task, data)
+        batch, matches = next(data.train.in_order(2)), self._objective.match
+        for match in matches:
+            if not isinstance(match, LayerMatch):  # an earlier step may change layers
+                match.preflight(original, task, batch)
         for whose, made in self._networks():
             if isinstance(made, Step):
                 try:
@@ -133,8 +138,8 @@ class DistillInto(Step):
                 continue
             network = built_to_fit(made, whose, task, data)
             if made in self.assistants:  # a teacher, then
-                for match in self._objective.match:
-                    match.preflight(network, task, next(data.train.in_order(2)))
+                for match in matches:
+                    match.preflight(network, task, batch)
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Teach the assistants, then the generations, and return the best of these."""
