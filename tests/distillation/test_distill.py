@@ -162,6 +162,29 @@ def test_a_missing_teacher_file_is_refused_before_work(tmp_path: Path) -> None:
         )
 
 
+def test_the_teacher_learns_from_its_student(make_context: MakeContext, tmp_path: Path) -> None:
+    """Reverse: a small network that was trained before teaches a large one."""
+    small = TinyCNN(width=4)
+    Train(epochs=10, batch_size=8, optimizer=AdamW(lr=1e-2)).apply(small, make_context(tiny_cnn()))
+    save_file(small.state_dict(), tmp_path / "small.safetensors")
+    teacher = Network(
+        factory=TinyCNN, arguments={"width": 4}, weights=str(tmp_path / "small.safetensors")
+    )
+    large = TinyCNN(width=12)
+    ctx = make_context(large)
+    ctx.checkpoints._path = ctx.checkpoints._path / "large"
+    plan = Train(
+        epochs=15,
+        batch_size=8,
+        optimizer=AdamW(lr=1e-2),
+        objective=Distill(teacher=teacher, weight=1.0),
+    )
+    assert Train.from_yaml(plan.to_yaml()) == plan
+    plan.apply(large, ctx)
+    assert max(float(f.value or 0) for f in ctx.facts if f.name == "val_accuracy") > 0.9
+    assert plan.control() == Train(epochs=15, batch_size=8, optimizer=AdamW(lr=1e-2))
+
+
 def test_swap_model_takes_the_place(make_context: MakeContext) -> None:
     model = tiny_cnn()
     ctx = make_context(model)

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from overhaul.core import Progress, seeded
-from overhaul.distillation import Distill
+from overhaul.core import Network, Progress, seeded
+from overhaul.distillation import Distill, DistillInto, Hints, Mutual, Peer, SoftTargets
 from overhaul.pruning import PruneWeights
 from overhaul.running import Recipe
 from overhaul.testing import tiny_task
@@ -26,8 +26,11 @@ class NormFreeNet(nn.Module):
         return logits
 
 
+_FRESH = Network(factory="tests.training.distributed_program:NormFreeNet")
+
+
 def main(out: Path) -> None:
-    """Prune and distill in as many processes as there are."""
+    """Prune and distill in every way, in as many processes as there are."""
     torch.set_num_threads(1)
     with seeded(0):
         net = NormFreeNet()
@@ -35,6 +38,27 @@ def main(out: Path) -> None:
         Train(epochs=2, batch_size=7, optimizer=SGD(lr=0.1), clip_norm=1.0),
         PruneWeights(sparsity=0.5),
         Train(epochs=2, batch_size=9, accumulate=2, objective=Distill(), optimizer=SGD(lr=0.1)),
+        Train(
+            epochs=2,
+            batch_size=9,
+            objective=Distill(match=[SoftTargets(), Hints(layers=[("layers.1", "layers.1")])]),
+            optimizer=SGD(lr=0.1),
+            clip_norm=1.0,
+        ),
+        Train(
+            epochs=2,
+            batch_size=7,
+            accumulate=2,
+            objective=Mutual(peers=[_FRESH, Peer(network=_FRESH, optimizer=SGD(lr=0.05))]),
+            optimizer=SGD(lr=0.1),
+            clip_norm=0.5,
+        ),
+        Train(
+            epochs=1,
+            objective=Distill(teacher=("original", _FRESH), mix="learned"),
+            optimizer=SGD(lr=0.1),
+        ),
+        DistillInto(student=_FRESH, generations=2, train=Train(epochs=1, optimizer=SGD(lr=0.1))),
     )
     recipe.run(net, tiny_task(), out=out, cost=False, progress=Progress(quiet=True))
     if torch.distributed.is_initialized():

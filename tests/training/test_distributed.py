@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from overhaul.core import RunFolder, read_state
+from overhaul.core import Fact, RunFolder, read_state
 from tests.training.distributed_program import main
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -33,20 +33,29 @@ def launch(out: Path, processes: int) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+def trained(folder: RunFolder) -> list[Fact]:
+    """Return what was found in training, of the peers and the weights of teachers as well."""
+    names = ("train_loss", "val_loss", "teacher_weight")
+    return [fact for fact in folder.facts() if fact.name in names]
+
+
 @pytest.mark.timeout(300)
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     main(tmp_path / "one")
     launch(tmp_path / "two", processes=2)
     assert [(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)] == ["2", "2"]
-    for step in ("0", "1", "2"):
+    steps = sorted(path.name for path in (tmp_path / "one" / "steps").iterdir())
+    assert steps == [str(number) for number in range(7)]
+    for step in steps:
         one = read_state(tmp_path / "one" / "steps" / step)["tensors"]
         two = read_state(tmp_path / "two" / "steps" / step)["tensors"]
         assert one.keys() == two.keys()
         for name, tensor in one.items():
             torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
-    losses = [
-        [float(f.value or 0) for f in RunFolder(tmp_path / n).facts() if f.name == "train_loss"]
-        for n in ("one", "two")
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    found = [trained(RunFolder(tmp_path / name)) for name in ("one", "two")]
+    names = {(fact.subject, fact.name) for fact in found[0]}
+    assert names >= {("4 train, peer 2", "val_loss"), ("5 train", "teacher_weight")}
+    assert [fact.subject for fact in found[0]] == [fact.subject for fact in found[1]]
+    one, two = ([float(fact.value or 0) for fact in facts] for facts in found)
+    assert one == pytest.approx(two, rel=1e-4)
     assert RunFolder(tmp_path / "two").manifest()["test_opened"] == 1

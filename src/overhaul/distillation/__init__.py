@@ -4,11 +4,13 @@ from overhaul.distillation._attention_transfer import AttentionTransfer
 from overhaul.distillation._contrastive import Contrastive
 from overhaul.distillation._correlation_targets import CorrelationTargets
 from overhaul.distillation._decoupled_targets import DecoupledTargets, decoupled_distances
-from overhaul.distillation._distill import Distill
+from overhaul.distillation._distill import Distill, Teacher
+from overhaul.distillation._distill_into import DistillInto
 from overhaul.distillation._gradient_matching import GradientMatching
 from overhaul.distillation._hints import Hints
 from overhaul.distillation._layer_match import BoundLayerMatch, LayerMatch, LayerPairs
 from overhaul.distillation._match import BoundMatch, Match
+from overhaul.distillation._mutual import Mutual, Peer
 from overhaul.distillation._pair_layers import Layer, Pair, pair_layers
 from overhaul.distillation._relational import Relational
 from overhaul.distillation._seen import Seen, see
@@ -24,19 +26,23 @@ __all__ = [
     "CorrelationTargets",
     "DecoupledTargets",
     "Distill",
+    "DistillInto",
     "GradientMatching",
     "Hints",
     "Layer",
     "LayerMatch",
     "LayerPairs",
     "Match",
+    "Mutual",
     "NewModel",
     "Pair",
+    "Peer",
     "Relational",
     "Seen",
     "SimilarityPreserving",
     "SoftTargets",
     "SwapModel",
+    "Teacher",
     "decoupled_distances",
     "pair_layers",
     "see",

@@ -5,10 +5,10 @@ from contextlib import nullcontext
 from copy import deepcopy
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self, TypeAlias
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -18,16 +18,22 @@ from overhaul.core import (
     InputFile,
     ModelError,
     Network,
+    SpecError,
     Splits,
     Task,
     check_model_fits,
     evaluating,
     load_weights_,
 )
+from overhaul.distillation._layer_match import LayerMatch
 from overhaul.distillation._match import BoundMatch, Match
+from overhaul.distillation._mixture import MIXTURE_LOSS, Mixture
 from overhaul.distillation._seen import Seen, see
 from overhaul.distillation._soft_targets import SoftTargets
 from overhaul.training import BoundObjective, Objective
+
+Teacher: TypeAlias = Literal["original"] | Network | InputFile | nn.Module
+"""The original, a network as data, a file of weights for the original, or a network."""
 
 
 class Distill(Objective):
@@ -41,21 +47,26 @@ class Distill(Objective):
 
     Args:
         teacher: `original` (the model that the run was given), a network, a `Network` (factory and
-            weights), or a file with weights for the original's architecture.
+            weights), or a file with weights for the original's architecture; or several of these,
+            whose outputs (logits, for classes) are mixed. Default `original`.
         match: What the student matches of the teacher. Default `SoftTargets()`.
         weight: :math:`\lambda`, the share of the teacher in the loss, in [0, 1]. Default 0.5.
+        mix: How several teachers are weighted: `equal`, or `learned` by the task's loss of their
+            mixture on the training batches; no gradient of it reaches the student.
 
     Raises:
+        SpecError: layers of several teachers are to be matched.
         ModelError: the teacher's outputs do not fit the task.
 
     Example:
         >>> Distill(match=[SoftTargets(temperature=2.0)], weight=0.9)
         Distill(match=(SoftTargets(temperature=2.0),), weight=0.9)
 
-    Paper: Hinton, Vinyals and Dean, 2015.  Differs: the two weights sum to one.
+    Paper: Hinton, Vinyals and Dean, 2015; You et al., KDD 2017 (several teachers).  Differs: the
+    two weights sum to one; outputs of several teachers are mixed before they are softened.
     """
 
-    teacher: Literal["original"] | Network | InputFile | nn.Module = "original"
+    teacher: Teacher | tuple[Teacher, ...] = "original"
     match: tuple[Match, ...] = Field(
         default=(SoftTargets(),),
         min_length=1,
@@ -64,35 +75,72 @@ class Distill(Objective):
     weight: float = Field(
         default=0.5, ge=0, le=1, description="It is the teacher's share of the loss."
     )
+    mix: Literal["equal", "learned"] = "equal"
+
+    @model_validator(mode="after")
+    def _several_teachers(self) -> Self:
+        if not self._teachers:
+            raise SpecError("`teacher` is an empty list. Give at least one teacher.")
+        if len(self._teachers) > 1:
+            for match in self.match:
+                if isinstance(match, LayerMatch):
+                    raise SpecError(_no_layers(match))
+        elif self.mix == "learned":
+            raise SpecError("`mix` is 'learned', and there is one teacher. Give several, or none.")
+        return self
+
+    @property
+    def _teachers(self) -> tuple[Teacher, ...]:
+        return self.teacher if isinstance(self.teacher, tuple) else (self.teacher,)
 
     def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
-        """Load the teacher and see that its outputs fit the task, and every match the teacher."""
-        teacher, batch = self._load_teacher(original), next(data.train.in_order(2))
-        problem = check_model_fits(task, teacher, batch)
-        if problem is not None:
-            raise ModelError(f"the teacher cannot teach this task: {problem}")
+        """Load each teacher and see that its outputs fit the task, and every match the teacher."""
+        teacher, batch = self._load(original), next(data.train.in_order(2))
+        each = teacher.teachers if isinstance(teacher, Mixture) else [teacher]
+        for number, one in enumerate(each, 1):
+            problem = check_model_fits(task, one, batch)
+            if problem is not None:
+                name = "the teacher" if len(each) == 1 else f"teacher {number}"
+                raise ModelError(f"{name} cannot teach this task: {problem}")
         for match in self.match:
             match.preflight(teacher, task, batch)
 
     def bind(self, model: nn.Module, ctx: Context) -> BoundObjective:
         """Return the objective with its teacher."""
         device = next(model.parameters()).device
-        teacher = self._load_teacher(ctx.original).to(device)
+        teacher = self._load(ctx.original).to(device)
         batch = next(ctx.data.train.in_order(2)).to(device)
         with evaluating(model), ctx.seeded("match"):
             matches = [match.bind(model, teacher, batch, ctx) for match in self.match]
-        return _Distillation(self, model, teacher, matches, ctx.task)
+        for plan, bound in zip(self.match, matches, strict=True):
+            if bound.teacher_paths and isinstance(teacher, Mixture):
+                raise SpecError(_no_layers(plan))
+        return _Distillation(self, model, teacher, matches, ctx)
 
-    def _load_teacher(self, original: nn.Module) -> nn.Module:
-        if isinstance(self.teacher, Network):
-            teacher = self.teacher.build()
-        elif isinstance(self.teacher, nn.Module):
-            teacher = deepcopy(self.teacher)
-        else:
-            teacher = deepcopy(original)
-            if self.teacher != "original":
-                load_weights_(teacher, Path(self.teacher))
-        return teacher.eval().requires_grad_(False)
+    def _load(self, original: nn.Module) -> nn.Module:
+        teachers = [_load_teacher(given, original) for given in self._teachers]
+        if len(teachers) == 1:
+            return teachers[0]
+        return Mixture(teachers, learned=self.mix == "learned")
+
+
+def _load_teacher(given: Teacher, original: nn.Module) -> nn.Module:
+    if isinstance(given, Network):
+        teacher = given.build()
+    elif isinstance(given, nn.Module):
+        teacher = deepcopy(given)
+    else:
+        teacher = deepcopy(original)
+        if given != "original":
+            load_weights_(teacher, Path(given))
+    return teacher.eval().requires_grad_(False)
+
+
+def _no_layers(match: Match) -> str:
+    return (
+        f"{match.spec_name()} matches layers, and several teachers have no layers in common. Give "
+        "one teacher, or match outputs (soft_targets)."
+    )
 
 
 class _Distillation(BoundObjective):
@@ -102,10 +150,12 @@ class _Distillation(BoundObjective):
         student: nn.Module,
         teacher: nn.Module,
         matches: list[BoundMatch],
-        task: Task,
+        ctx: Context,
     ) -> None:
         super().__init__()
-        self.plan, self.teacher, self.task = plan, teacher, task
+        self.plan, self.teacher, self.task, self._ctx = plan, teacher, ctx.task, ctx
+        if isinstance(teacher, Mixture) and teacher.learned:
+            self.companions, self.beside = teacher.companions, (MIXTURE_LOSS,)
         self.matches = nn.ModuleList(matches)
         self._student = (student,)  # in a tuple, or it would be a part of this module
         self._student_paths = {path for match in matches for path in match.student_paths}
@@ -119,7 +169,7 @@ class _Distillation(BoundObjective):
         twice = sdpa_kernel(SDPBackend.MATH) if self._input_gradients else nullcontext()
         with twice:
             student = see(self._student[0], batch, self._student_paths, call=model)
-        teacher = self._teacher_sees(batch)
+        teacher, beside = self._teacher_sees(batch)
         fixed = teacher.detached()
         share = self.plan.weight
         losses = self.task.losses(student.outputs, batch.targets)
@@ -128,11 +178,18 @@ class _Distillation(BoundObjective):
             losses = match(student, teacher if match.input_gradients else fixed)
             for name, loss in losses.items():
                 weighted[_free_name(name, weighted)] = share * plan.weight * loss
-        return weighted
+        return weighted | beside
 
-    def _teacher_sees(self, batch: Batch) -> Seen:
+    def after_epoch(self, epoch: int) -> None:
+        if isinstance(self.teacher, Mixture) and self.teacher.learned:
+            for number, weight in enumerate(self.teacher.weights(), 1):
+                self._ctx.log("teacher_weight", weight, detail={"epoch": epoch, "teacher": number})
+
+    def _teacher_sees(self, batch: Batch) -> tuple[Seen, dict[str, Tensor]]:
         with torch.set_grad_enabled(self._input_gradients):
-            return see(self.teacher, batch, self._teacher_paths)
+            if isinstance(self.teacher, Mixture):
+                return self.teacher.see(batch, self.task)
+            return see(self.teacher, batch, self._teacher_paths), {}
 
 
 def _with_gradient(tensor: Tensor) -> Tensor:

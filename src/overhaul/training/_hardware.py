@@ -1,6 +1,6 @@
 """`Hardware`: device, precision and processes of one training, by Hugging Face Accelerate."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeAlias
 
@@ -82,14 +82,18 @@ class Hardware:
         """Accumulate the gradient of a scalar."""
         self._accelerator.backward(loss)
 
-    def finish_gradients_(self, parameters: list[nn.Parameter], clip_norm: float | None) -> None:
-        """Average what `wrap` does not, and clip the norm of the whole gradient."""
+    def finish_gradients_(
+        self, networks: Sequence[Sequence[nn.Parameter]], clip_norm: float | None
+    ) -> None:
+        """Average what `wrap` does not, and clip the norm of each network's whole gradient."""
         if self.processes > 1:
             for parameter in self._loose_parameters:
                 if parameter.grad is not None:
                     parameter.grad = self._accelerator.reduce(parameter.grad, reduction="mean")
         if clip_norm is not None:
-            self._accelerator.clip_grad_norm_(parameters, clip_norm)
+            self._accelerator.unscale_gradients()
+            for parameters in networks:
+                nn.utils.clip_grad_norm_(parameters, clip_norm)
 
     def total(self, value: Tensor) -> float:
         """Return the sum of a scalar over all processes."""

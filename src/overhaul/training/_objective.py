@@ -1,10 +1,25 @@
 """`Objective`: what training minimizes."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from overhaul.core import Batch, Context, Spec, Splits, Task
+from overhaul.training._optimizers import Optimizer
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A network that is trained beside the model, with an optimizer of its own.
+
+    Attributes:
+        network: Not changed by anything else than its optimizer; no constraint holds of it.
+        optimizer: None is one like the model's.
+    """
+
+    network: nn.Module
+    optimizer: Optimizer | None = None
 
 
 class BoundObjective(nn.Module, ABC):
@@ -12,11 +27,24 @@ class BoundObjective(nn.Module, ABC):
 
     A module, so that networks it needs move to the device with it. Parameters of its own that
     require a gradient (a projector) are trained along; a teacher's must not require one.
+
+    Attributes:
+        companions: Networks of its own (parts of this module) that are trained beside the model,
+            each with its own optimizer and its own clipping, are saved in checkpoints, and are
+            gone at the end.
+        beside: Names of losses that train something else than the model. The combiner does not
+            see them, and they are no part of the training loss that is shown.
     """
+
+    companions: tuple[Companion, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the named losses of this batch, each a scalar."""
+
+    def after_epoch(self, epoch: int) -> None:
+        """Follow each epoch, to log what is worth knowing."""
 
 
 class Objective(Spec, ABC):

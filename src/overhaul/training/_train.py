@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -33,6 +34,7 @@ from overhaul.training._batching import epoch_batches, parts_of
 from overhaul.training._combiner import BoundCombiner, Combiner, Sum
 from overhaul.training._constraint import BoundConstraint, Constraint
 from overhaul.training._hardware import Hardware, Precision
+from overhaul.training._joined_optimizer import joined
 from overhaul.training._objective import BoundObjective, Objective, TaskLoss
 from overhaul.training._observer import BoundObserver, EpochReport, Observer
 from overhaul.training._optimizers import AdamW, Optimizer
@@ -151,15 +153,22 @@ class _Loop:
             for name, parameter in part.named_parameters(prefix=type(part).__name__)
             if parameter.requires_grad
         }
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        companions = self.objective.companions
+        theirs = [_trained(companion.network) for companion in companions]
+        apart = {id(parameter) for parameters in theirs for parameter in parameters}
+        self.own = {name: p for name, p in self.own.items() if id(p) not in apart}
+        trained = _trained(model)
         if not trained:
             raise SpecError(
                 "no parameter of the model requires a gradient. Put Unfreeze before Train."
             )
-        self.parameters = [*trained, *self.own.values()]
+        self.networks = [[*trained, *self.own.values()], *theirs]
         self.called = self.hardware.wrap(model)
-        self.hardware.synchronize_also(self.own.values())
-        self.optimizer = self.hardware.prepare_optimizer(plan.optimizer.build(self.parameters))
+        self.hardware.synchronize_also([*self.own.values(), *chain.from_iterable(theirs)])
+        plans = [plan.optimizer, *(each.optimizer or plan.optimizer for each in companions)]
+        optimizers = [p.build(some) for p, some in zip(plans, self.networks, strict=True)]
+        self.optimizer = self.hardware.prepare_optimizer(joined(optimizers))
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.best = _Best(math.nan, 0, {})
         self.latest_metric = ""
         self.steps_per_epoch = len(
@@ -238,6 +247,7 @@ class _Loop:
             unless_within_s=0.0 if epoch == self.plan.epochs else _BETWEEN_EPOCH_LINES_S,
         )
         self._remember_if_best(report)
+        self.objective.after_epoch(epoch)
         wishes = [observer.after_epoch(report) for observer in self.observers]
         return any(wishes)
 
@@ -277,25 +287,27 @@ class _Loop:
         """Add the gradient of a part of a batch and return its mean loss."""
         with self.hardware.forward_pass(self.called, last_part=last_part):
             losses = self.objective(self.called, batch)
+        for name in self.objective.beside:
+            self.hardware.backward(losses.pop(name) * weight)
         total: Tensor = self.combiner(losses, lambda loss: self.hardware.backward(loss * weight))
         return total
 
     def _step_(self) -> None:
-        self.hardware.finish_gradients_(self.parameters, self.plan.clip_norm)
+        self.hardware.finish_gradients_(self.networks, self.plan.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         for constraint in self.constraints:
             constraint.project_()
 
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of an optimizer step, counted over the whole training."""
+    def schedule_factor(self, step: int) -> float:
+        """Return the factor of the learning rate at a step, counted over the whole training."""
         total = self.plan.epochs * self.steps_per_epoch
-        return self.plan.optimizer.lr * self.plan.schedule.factor((step + 0.5) / total)
+        return self.plan.schedule.factor((step + 0.5) / total)
 
     def _set_learning_rate_(self, step: int) -> None:
-        rate = self.learning_rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        factor = self.schedule_factor(step)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
 
     def _evaluate(self) -> dict[str, float]:
         predictions = predict(self.model, self.ctx.data.val)
@@ -323,6 +335,10 @@ class _Loop:
         with torch.no_grad():
             for name, parameter in self.own.items():
                 parameter.copy_(checkpoint["own"][name])
+        for companion, saved in zip(
+            self.objective.companions, checkpoint["companions"], strict=True
+        ):
+            load_tensors_(companion.network, saved)
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.hardware.load_(checkpoint["hardware"])
         for plug, state in zip(self._plugs(), checkpoint["plugs"], strict=True):
@@ -340,6 +356,7 @@ class _Loop:
                 "stopped": stopped,
                 "tensors": model_tensors(self.model),
                 "own": dict(self.own),
+                "companions": [model_tensors(each.network) for each in self.objective.companions],
                 "optimizer": self.optimizer.state_dict(),
                 "hardware": self.hardware.state(),
                 "plugs": [plug.state() for plug in self._plugs()],
@@ -387,7 +404,8 @@ class _LossWatch:
 
     def _refuse(self, step: int, value: float, indices: Tensor) -> None:
         loop, plan = self.loop, self.loop.plan
-        rate = loop.learning_rate((self.epoch - 1) * self.batches + step)
+        step_overall = (self.epoch - 1) * self.batches + step
+        rate = plan.optimizer.lr * loop.schedule_factor(step_overall)
         tries = [f"a lower learning rate (optimizer lr {plan.optimizer.lr / 10:.2g})"]
         if plan.clip_norm is None:
             tries.append("clip_norm=1.0")
@@ -404,6 +422,10 @@ class _LossWatch:
             f"{rate:.3g}; first samples of the batch: {indices[:5].tolist()}). "
             f"Try {', '.join(tries)}. {kept}"
         )
+
+
+def _trained(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 def _channels_last_helps(model: nn.Module, device: torch.device, precision: Precision) -> bool:
