@@ -296,8 +296,8 @@ def outputs_of(case: Case, tool: Tool, split: Any) -> Tensor:
 
 def table(results: dict[str, Any]) -> str:
     lines = [
-        "| model | tool | engine | accuracy (test) | output error | bytes | ms, batch 1 "
-        "| against float | made in |",
+        "| model | tool | engine | accuracy (test) | difference to float, points (95 %) "
+        "| output error | bytes | ms, batch 1 | against float |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, result in results.items():
@@ -310,11 +310,16 @@ def table(results: dict[str, Any]) -> str:
                 continue
             accuracy = f"{100 * row['accuracy']:.2f} %" if "accuracy" in row else ""
             size = f"{row['bytes'] / base['bytes']:.3f} x" if row["bytes"] else ""
-            ms = row["latency"]
+            ms, against = row["latency"], ""
+            if "against float" in row:
+                low, high = (100 * end for end in row["against float"]["interval"])
+                points = 100 * row["against float"]["difference"]
+                against = f"{points:+.2f} ({low:+.2f} to {high:+.2f})"
+            slow, fast = ms["ratio_interval"]
             lines.append(
-                f"| {name} | {label} | {row.get('engine', '')} | {accuracy} "
+                f"| {name} | {label} | {row.get('engine', '')} | {accuracy} | {against} "
                 f"| {row['output_error']:.3f} | {size} | {ms['median_ms']:.3g} "
-                f"| {ms['ratio']:.2f} x | {row['seconds']:.0f} s |"
+                f"| {ms['ratio']:.2f} x ({slow:.2f} to {fast:.2f}) |"
             )
     return "\n".join(lines)
 
