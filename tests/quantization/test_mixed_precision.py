@@ -27,6 +27,7 @@ from overhaul.quantization import (
     Quantize,
     WeightForm,
 )
+from overhaul.quantization._judge import Judge
 from overhaul.quantization._plan import Plan
 from overhaul.tasks import Classification
 from overhaul.testing import check_spec, check_step
@@ -97,7 +98,9 @@ def test_only_the_layers_fall_back_that_have_to(
     (met,) = named(ctx, "max_drop_met")
     assert met.value is True
     assert met.detail["drop"] <= 0.05
-    assert met.reason is None
+    proved = met.detail["drop_at_most"] <= 0.05
+    assert (met.reason is None) is proved
+    assert proved or "not proved: the 95 % interval of the drop ends at" in str(met.reason)
 
 
 def test_a_layer_that_needs_real_numbers_passes_by_eight_bits(make_context: MakeContext) -> None:
@@ -108,6 +111,13 @@ def test_a_layer_that_needs_real_numbers_passes_by_eight_bits(make_context: Make
     (last,) = [fact for fact in named(ctx, "fell_back") if fact.detail["to"] == "float32"]
     assert last.value == "layers.1"
     assert last.detail["loss_rise"] > 0.1
+
+
+def test_a_drop_of_just_what_is_allowed_is_allowed(make_context: MakeContext) -> None:
+    judge = Judge(make_context(Chain(FINE), task=features()), samples=4)
+    before, after = (float(torch.tensor(value)) for value in (0.503, 0.498))
+    assert before - after > 0.005  # metrics are in single precision
+    assert judge.drop(before, after) <= 0.005
 
 
 def test_what_cannot_be_met_is_said_and_the_best_is_kept(make_context: MakeContext) -> None:

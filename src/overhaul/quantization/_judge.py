@@ -4,7 +4,9 @@ import torch
 from torch import nn
 
 from overhaul.core import Context, evaluating
-from overhaul.evaluation import model_device, predict, quality_facts
+from overhaul.evaluation import model_device, paired_difference, predict, quality_facts
+
+_DIGITS = 6
 
 
 class Judge:
@@ -36,7 +38,17 @@ class Judge:
 
     def drop(self, before: float, after: float) -> float:
         """Return how much worse the second is, in the unit of the metric; negative if better."""
-        return before - after if self.task.higher_is_better else after - before
+        drop = before - after if self.task.higher_is_better else after - before
+        # Metrics are in single precision, in which .503 - .498 is more than .005.
+        return round(drop, _DIGITS)
+
+    def drop_at_most(self, model: nn.Module, reference: nn.Module) -> float | None:
+        """Return the upper end of the 95 % interval of the drop; None if it has none."""
+        pair = predict(model, self.val), predict(reference, self.val)
+        interval = paired_difference(self.task, *pair).interval
+        if interval is None:
+            return None
+        return -interval[0] if self.task.higher_is_better else interval[1]
 
     def loss(self, model: nn.Module) -> float:
         """Return the mean loss over the samples that were drawn."""

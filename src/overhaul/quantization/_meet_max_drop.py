@@ -78,20 +78,31 @@ def meet_max_drop(
             detail={"from": move.old, "to": move.new, "loss_rise": move.rise},
         )
     met = best.drop <= max_drop
+    most, n = judge.drop_at_most(best.model, trials.model), len(judge.val)
+    reason = None
+    if not met:
+        reason = (
+            f"`max_drop` of {max_drop:g} cannot be met with a layer in integers; this is the best "
+            "that was found"
+        )
+    elif most is None or most > max_drop:
+        reach = "has no end" if most is None else f"ends at {most:.2g}"
+        reason = (
+            f"met on the {n} samples of val, and not proved: the 95 % interval of the drop "
+            f"{reach}. More samples in val would tell."
+        )
     ctx.log(
         "max_drop_met",
         met,
         split="val",
-        n=len(judge.val),
-        reason=None
-        if met
-        else f"`max_drop` of {max_drop:g} cannot be met with a layer in integers; this is the best "
-        "that was found",
+        n=n,
+        reason=reason,
         detail={
             "metric": judge.metric,
             "before": before,
             "after": best.after,
             "drop": best.drop,
+            "drop_at_most": most,
             "max_drop": max_drop,
         },
     )
