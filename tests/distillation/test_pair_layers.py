@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from overhaul.core import Batch, ModelError
-from overhaul.distillation import Layer, Pair, pair_layers
+from overhaul.distillation import Layer, Pair, pair_layers, see
 from overhaul.testing import tiny_cnn
 
 
@@ -111,6 +111,20 @@ def test_a_layer_that_is_called_twice_is_refused() -> None:
     batch = Batch((torch.randn(2, 8),), torch.zeros(2).long(), torch.arange(2))
     with pytest.raises(ModelError, match=r"'1' of the student must be called once"):
         pair_layers(twice, twice, batch, [("1", "1")])
+
+
+def test_a_layer_that_is_changed_in_place_is_refused_and_never_paired_by_itself() -> None:
+    batch = Batch((torch.randn(2, 3, 8, 8),), torch.zeros(2).long(), torch.arange(2))
+
+    def network() -> nn.Sequential:
+        stage = (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        rest = (nn.AvgPool2d(2), nn.Flatten(), nn.Linear(36, 2))
+        return nn.Sequential(*stage, *rest).eval()
+
+    with pytest.raises(ModelError, match=r"'1' of the student must .* not be changed in place"):
+        pair_layers(network(), network(), batch, [("1", "2")])
+    assert ("2", "2") in paths(network(), network(), batch)
+    assert "1" not in see(network(), batch, ["1", "2"]).features
 
 
 def test_networks_without_a_pair_are_refused_with_what_to_do() -> None:

@@ -150,8 +150,8 @@ def _named(path: str, layers: dict[str, Layer], network: nn.Module, whose: str) 
     if path not in known:
         raise ModelError(f"the {whose} has no layer '{path}'. {nearest(path, known)}")
     raise ModelError(
-        f"the layer '{path}' of the {whose} must be called once and return features of each "
-        f"sample. {nearest(path, layers)}"
+        f"the layer '{path}' of the {whose} must be called once, return features of each "
+        f"sample, and not be changed in place afterwards. {nearest(path, layers)}"
     )
 
 

@@ -64,14 +64,20 @@ def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def watching(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """Keep the tensors that modules return, one for each call, in the order in which they end."""
+    """Keep the tensors that modules return, one for each call, in the order in which they end.
+
+    What a later operation changed in place (`nn.ReLU(inplace=True)`) is not what the module
+    returned any more, and is left out at the end.
+    """
     found: dict[str, list[Tensor]] = {}
+    versions: dict[str, list[int]] = {}
 
     def hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def keep(module: nn.Module, args: Any, output: Any) -> None:
             tensor = first_tensor(output)
             if tensor is not None:
                 found.setdefault(path, []).append(tensor)
+                versions.setdefault(path, []).append(tensor._version)
 
         return keep
 
@@ -81,6 +87,9 @@ def watching(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, lis
     finally:
         for handle in handles:
             handle.remove()
+        for path, before in versions.items():
+            if [tensor._version for tensor in found[path]] != before:
+                del found[path]
 
 
 def first_tensor(output: Any) -> Tensor | None:
