@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         SimilarityPreserving,
         SoftTargets,
         SwapModel,
+        TeacherCache,
     )
     from overhaul.evaluation import Goal, Verdict
     from overhaul.multitask import AddHeads, MultiTask
@@ -213,6 +214,7 @@ __all__ = [
     "Task",
     "TaskLoss",
     "Taylor",
+    "TeacherCache",
     "Torch",
     "TorchCompile",
     "Train",

@@ -17,6 +17,7 @@ from overhaul.distillation._seen import Seen, see
 from overhaul.distillation._similarity_preserving import SimilarityPreserving
 from overhaul.distillation._soft_targets import SoftTargets, soft_distance
 from overhaul.distillation._swap_model import NewModel, SwapModel
+from overhaul.distillation._teacher_cache import TeacherCache
 
 __all__ = [
     "AttentionTransfer",
@@ -43,6 +44,7 @@ __all__ = [
     "SoftTargets",
     "SwapModel",
     "Teacher",
+    "TeacherCache",
     "decoupled_distances",
     "pair_layers",
     "see",

@@ -30,6 +30,7 @@ from overhaul.distillation._match import BoundMatch, Match
 from overhaul.distillation._mixture import MIXTURE_LOSS, Mixture
 from overhaul.distillation._seen import Seen, see
 from overhaul.distillation._soft_targets import SoftTargets
+from overhaul.distillation._teacher_cache import CachedTeacher, TeacherCache
 from overhaul.training import BoundObjective, Objective
 
 Teacher: TypeAlias = Literal["original"] | Network | InputFile | nn.Module
@@ -53,9 +54,12 @@ class Distill(Objective):
         weight: :math:`\lambda`, the share of the teacher in the loss, in [0, 1]. Default 0.5.
         mix: How several teachers are weighted: `equal`, or `learned` by the task's loss of their
             mixture on the training batches; no gradient of it reaches the student.
+        cache: Where outputs of the teacher are kept, so that they are computed once. Default: they
+            are computed each time.
 
     Raises:
-        SpecError: layers of several teachers are to be matched.
+        SpecError: layers of several teachers are to be matched; or a cache is given, and more than
+            the outputs of one teacher is needed.
         ModelError: the teacher's outputs do not fit the task.
 
     Example:
@@ -76,6 +80,7 @@ class Distill(Objective):
         default=0.5, ge=0, le=1, description="It is the teacher's share of the loss."
     )
     mix: Literal["equal", "learned"] = "equal"
+    cache: TeacherCache | None = None
 
     @model_validator(mode="after")
     def _several_teachers(self) -> Self:
@@ -85,6 +90,8 @@ class Distill(Objective):
             for match in self.match:
                 if isinstance(match, LayerMatch):
                     raise SpecError(_no_layers(match))
+            if self.cache is not None:
+                raise SpecError("`cache` keeps the outputs of one teacher, and there are several.")
         elif self.mix == "learned":
             raise SpecError("`mix` is 'learned', and there is one teacher. Give several, or none.")
         return self
@@ -113,6 +120,11 @@ class Distill(Objective):
         with evaluating(model), ctx.seeded("match"):
             matches = [match.bind(model, teacher, batch, ctx) for match in self.match]
         for plan, bound in zip(self.match, matches, strict=True):
+            if self.cache is not None and (bound.teacher_paths or bound.input_gradients):
+                raise SpecError(
+                    f"`cache` keeps outputs of the teacher, and {plan.spec_name()} needs more of "
+                    "it. Leave one of them out."
+                )
             if bound.teacher_paths and isinstance(teacher, Mixture):
                 raise SpecError(_no_layers(plan))
         return _Distillation(self, model, teacher, matches, ctx)
@@ -156,6 +168,7 @@ class _Distillation(BoundObjective):
         self.plan, self.teacher, self.task, self._ctx = plan, teacher, ctx.task, ctx
         if isinstance(teacher, Mixture) and teacher.learned:
             self.companions, self.beside = teacher.companions, (MIXTURE_LOSS,)
+        self._cached = None if plan.cache is None else CachedTeacher(plan.cache, teacher, ctx)
         self.matches = nn.ModuleList(matches)
         self._student = (student,)  # in a tuple, or it would be a part of this module
         self._student_paths = {path for match in matches for path in match.student_paths}
@@ -181,11 +194,16 @@ class _Distillation(BoundObjective):
         return weighted | beside
 
     def after_epoch(self, epoch: int) -> None:
+        if self._cached is not None:
+            self._cached.log(epoch)
         if isinstance(self.teacher, Mixture) and self.teacher.learned:
             for number, weight in enumerate(self.teacher.weights(), 1):
                 self._ctx.log("teacher_weight", weight, detail={"epoch": epoch, "teacher": number})
 
     def _teacher_sees(self, batch: Batch) -> tuple[Seen, dict[str, Tensor]]:
+        if self._cached is not None:
+            with torch.no_grad():
+                return self._cached.see(batch), {}
         with torch.set_grad_enabled(self._input_gradients):
             if isinstance(self.teacher, Mixture):
                 return self.teacher.see(batch, self.task)
