@@ -131,6 +131,24 @@ class Task(Spec, ABC):
     def losses(self, outputs: Outputs, targets: Targets) -> dict[str, Tensor]:
         """Return the mean loss of each part: one entry, or one for each named task."""
 
+    def rows(self, values: Tensor, targets: Tensor) -> Tensor:
+        """Return the rows that count, `[N, ...]`: all, unless a sample has many (its tokens).
+
+        What matches the outputs of two networks does so row by row.
+
+        Args:
+            values: Outputs, or what else there is one of for each target, `[B, ...]`.
+            targets: The targets of the same samples, `[B, ...]`.
+        """
+        return values
+
+    def mean_over_rows(self, numbers_N: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean of one number for each of the `rows`, weighted as `loss` weights them.
+
+        It must be a mean over samples, so that parts of a batch add up to the batch.
+        """
+        return numbers_N.mean()
+
     @abstractmethod
     def metrics(self, outputs: Outputs, targets: Targets) -> dict[str, float]:
         """Return every metric over a whole split."""

@@ -32,7 +32,8 @@ class CorrelationTargets(Match):
     loss for a small convolutional network, so that `clip_norm` of `Train` may help at first.
 
     The sum over the samples sees those that one process computes at once: with `accumulate`, or
-    under several processes, a part of the batch.
+    under several processes, a part of the batch. With a language model the samples of both sums are
+    its tokens that count, all alike.
 
     Args:
         inter: :math:`\beta`, weight of the correlation over classes. Default 1.
@@ -40,7 +41,7 @@ class CorrelationTargets(Match):
         temperature: :math:`T`. Default 1.
         weight: Factor of this loss beside the others. Default 1.
 
-    Shapes: outputs of student and teacher `[B, C]`.
+    Shapes: outputs of student and teacher `[B, C]`; of language models `[B, T, V]`.
 
     Raises:
         SpecError: the task is not one of classes, or both weights are 0.
@@ -82,16 +83,19 @@ class _CorrelationTargets(BoundMatch):
     def forward(self, student: Seen, teacher: Seen) -> dict[str, Tensor]:
         return {
             f"{name}_correlation": self._loss(
-                part_of(student.outputs, name), part_of(teacher.outputs, name)
+                part,
+                part_of(student.outputs, name),
+                part_of(teacher.outputs, name),
+                part_of(student.batch.targets, name),
             )
-            for name in self.task.parts
+            for name, part in self.task.parts.items()
         }
 
-    def _loss(self, student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
-        check_one_shape(student_BC, teacher_BC)
+    def _loss(self, part: Task, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
+        check_one_shape(student, teacher)
         own_BC, theirs_BC = (
-            (single(logits_BC) / self.plan.temperature).softmax(1)
-            for logits_BC in (student_BC, teacher_BC)
+            (single(part.rows(logits, targets)) / self.plan.temperature).softmax(1)
+            for logits in (student, teacher)
         )
         inter = _uncorrelated(own_BC, theirs_BC)
         intra = _uncorrelated(own_BC.T, theirs_BC.T)

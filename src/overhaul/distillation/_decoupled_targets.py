@@ -27,7 +27,8 @@ class DecoupledTargets(Match):
     :math:`\alpha = 1, \beta = 1 - p_{t,y}`: the surer the teacher is of a sample, the less it then
     tells of the other classes. A fixed :math:`\beta` undoes that.
 
-    Samples without a label count in neither part.
+    Samples without a label count in neither part. The classes of a language model are its tokens;
+    each token that counts is a row, averaged as the task's loss is.
 
     Args:
         alpha: Weight of the right class. Default 1.
@@ -35,7 +36,8 @@ class DecoupledTargets(Match):
         temperature: :math:`T`; both parts have the factor :math:`T^2`. Default 4.
         weight: Factor of this loss beside the others. Default 1.
 
-    Shapes: outputs of student and teacher `[B, C]`, labels `[B]`.
+    Shapes: outputs of student and teacher `[B, C]`, labels `[B]`; of language models `[B, T, V]`
+    and `[B, T]`.
 
     Raises:
         SpecError: the task is not one of classes, or both weights are 0.
@@ -77,16 +79,20 @@ class _DecoupledTargets(BoundMatch):
         return {f"{name}_decoupled": self._loss(student, teacher, name) for name in self.task.parts}
 
     def _loss(self, student: Seen, teacher: Seen, name: str) -> Tensor:
-        labels_B = part_of(student.batch.targets, name)
+        part, targets = self.task.parts[name], part_of(student.batch.targets, name)
+        own, theirs = part_of(student.outputs, name), part_of(teacher.outputs, name)
+        check_one_shape(own, theirs)
+        labels_B = part.rows(targets, targets)
         right_B, others_B = decoupled_distances(
-            part_of(student.outputs, name),
-            part_of(teacher.outputs, name),
+            part.rows(own, targets),
+            part.rows(theirs, targets),
             labels_B,
             temperature=self.plan.temperature,
         )
         loss_B = self.plan.alpha * right_B + self.plan.beta * others_B
         known_B = labels_B >= 0
-        return (loss_B * known_B).sum() / known_B.sum().clamp(min=1)
+        mean = part.mean_over_rows(loss_B * known_B, targets)
+        return mean * len(known_B) / known_B.sum().clamp(min=1)
 
 
 def decoupled_distances(

@@ -21,7 +21,7 @@ from overhaul.core import (
     tensor_hash,
 )
 from overhaul.distillation._given_network import built_to_fit, network_of
-from overhaul.distillation._soft_targets import soft_distance
+from overhaul.distillation._soft_targets import soft_loss
 from overhaul.evaluation import predict
 from overhaul.training import BoundObjective, Companion, Objective, Optimizer
 
@@ -66,7 +66,7 @@ class Mutual(Objective):
         temperature: :math:`T`. Default 1.
         weight: :math:`w`, of the others beside the task. Default 1.
 
-    Shapes: outputs of all networks `[B, C]`.
+    Shapes: outputs of all networks `[B, C]`; of language models `[B, T, V]`.
 
     Raises:
         ModelError: a peer does not fit the task, has nothing to train, or starts from the same
@@ -137,10 +137,11 @@ class _Mutual(BoundObjective):
         losses = dict(self.task.losses(own, batch.targets))
         for name, part in self.task.parts.items():
             distances = [
-                soft_distance(
+                soft_loss(
+                    part,
                     part_of(own, name),
                     part_of(other, name).detach(),
-                    kind=part.output_kind,
+                    part_of(batch.targets, name),
                     temperature=self.plan.temperature,
                 )
                 for other in others

@@ -1,41 +1,86 @@
 """`SoftTargets`: the student's softened outputs come close to the teacher's."""
 
-from typing import Literal, assert_never
+import math
+from typing import Literal, Self, TypeAlias, assert_never
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from overhaul.core import Batch, Context, ModelError, Task, part_of
+from overhaul.core import Batch, Context, ModelError, SpecError, Task, part_of
 from overhaul.distillation._match import BoundMatch, Match
 from overhaul.distillation._precision import single
 from overhaul.distillation._seen import Seen
+
+Divergence: TypeAlias = Literal["forward", "reverse", "jensen_shannon"]
+_HALF = 0.5
 
 
 class SoftTargets(Match):
     r"""The divergence of the student's softened outputs from the teacher's.
 
-    .. math:: L = T^2\,\mathrm{KL}\bigl(\sigma(z_t / T)\,\|\,\sigma(z_s / T)\bigr)
+    .. math:: L = T^2\,D(p, q) \qquad p = \sigma(z_t / T), \quad q = \sigma(z_s / T)
 
-    with the logits :math:`z_s, z_t` of student and teacher. The factor :math:`T^2` keeps the size
-    of the gradient when the temperature changes. For independent labels, the divergence is the sum
-    of that of each label; for plain values it is half the squared distance.
+    with the logits :math:`z_s, z_t` of student and teacher. :math:`D` is
+
+    - `forward`: :math:`\mathrm{KL}(p\,\|\,q)`; the student covers all that the teacher may say;
+    - `reverse`: :math:`\mathrm{KL}(q\,\|\,p)`; the student keeps to what the teacher finds likely,
+      which suits one that is too small to cover all;
+    - `jensen_shannon`: :math:`\beta\,\mathrm{KL}(p\,\|\,m) + (1 - \beta)\,\mathrm{KL}(q\,\|\,m)`
+      with :math:`m = \beta p + (1 - \beta) q`; it has a bound. Where :math:`p` and :math:`q` are
+      close it is :math:`\beta (1 - \beta)` times either of the others, so that a `weight` of
+      :math:`1 / (\beta (1 - \beta))` gives gradients of their size.
+
+    The factor :math:`T^2` keeps the size of the gradient when the temperature changes. For
+    independent labels, the divergence is the sum of that of each label; for plain values it is half
+    the squared distance, which is `forward` and `reverse` of Gaussians of variance one. For a
+    language model it is that of each token that counts, averaged as the task's loss is; padding has
+    no part in it.
 
     Args:
         temperature: :math:`T`; higher shows more of how the teacher ranks wrong answers. Default 4.
+        divergence: :math:`D`. Default `forward`.
+        mixture: :math:`\beta`, the teacher's share of :math:`m`, for `jensen_shannon`. Default 0.5.
         weight: Factor of this loss beside the others. Default 1.
 
-    Shapes: outputs of student and teacher `[B, C]`.
+    Shapes: outputs of student and teacher `[B, C]`; of language models `[B, T, V]`.
+
+    Raises:
+        SpecError: `mixture` is given for another divergence, or `jensen_shannon` for plain values.
 
     Example:
-        >>> SoftTargets(temperature=2.0)
-        SoftTargets(temperature=2.0)
+        >>> SoftTargets(temperature=1.0, divergence="reverse")
+        SoftTargets(temperature=1.0, divergence='reverse')
 
-    Paper: Hinton, Vinyals and Dean, 2015.
+    Paper: Hinton, Vinyals and Dean, 2015; Gu et al., ICLR 2024 (MiniLLM, reverse); Agarwal et al.,
+    ICLR 2024 (GKD, Jensen-Shannon).  Differs: both divergences are of single tokens, on the texts
+    of the data; the student writes none of its own.
     """
 
     temperature: float = Field(default=4.0, gt=0, description="It divides both networks' logits.")
+    divergence: Divergence = Field(default="forward", description="It says what is compared how.")
+    mixture: float = Field(
+        default=_HALF, gt=0, lt=1, description="The teacher's share of the mixture."
+    )
+
+    @model_validator(mode="after")
+    def _mixture_is_used(self) -> Self:
+        if self.mixture != _HALF and self.divergence != "jensen_shannon":
+            raise SpecError(
+                f"`mixture` is for divergence='jensen_shannon', got {self.divergence!r}. Leave "
+                "`mixture` out, or choose that divergence."
+            )
+        return self
+
+    def preflight(self, teacher: nn.Module, task: Task, batch: Batch) -> None:
+        """See that the outputs have a Jensen-Shannon divergence, if that is asked for."""
+        for name, part in task.parts.items():
+            if part.output_kind == "values" and self.divergence == "jensen_shannon":
+                raise SpecError(
+                    f"jensen_shannon needs probabilities, and the outputs of '{name}' are values. "
+                    "Use divergence='forward', which is half the squared distance for them."
+                )
 
     def bind(
         self, student: nn.Module, teacher: nn.Module, batch: Batch, ctx: Context
@@ -51,14 +96,44 @@ class _SoftTargets(BoundMatch):
 
     def forward(self, student: Seen, teacher: Seen) -> dict[str, Tensor]:
         return {
-            f"{name}_soft": soft_distance(
+            f"{name}_soft": soft_loss(
+                part,
                 part_of(student.outputs, name),
                 part_of(teacher.outputs, name),
-                kind=part.output_kind,
+                part_of(student.batch.targets, name),
                 temperature=self.plan.temperature,
+                divergence=self.plan.divergence,
+                mixture=self.plan.mixture,
             )
             for name, part in self.task.parts.items()
         }
+
+
+def soft_loss(
+    part: Task,
+    student: Tensor,
+    teacher: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float,
+    divergence: Divergence = "forward",
+    mixture: float = _HALF,
+) -> Tensor:
+    """Return the mean soft distance over the rows of the outputs that count for a task.
+
+    Raises:
+        ModelError: the shapes differ.
+    """
+    check_one_shape(student, teacher)
+    distances_N = soft_distances(
+        part.rows(student, targets),
+        part.rows(teacher, targets),
+        kind=part.output_kind,
+        temperature=temperature,
+        divergence=divergence,
+        mixture=mixture,
+    )
+    return part.mean_over_rows(distances_N, targets)
 
 
 def soft_distance(
@@ -67,6 +142,8 @@ def soft_distance(
     *,
     kind: Literal["classes", "labels", "values"],
     temperature: float,
+    divergence: Divergence = "forward",
+    mixture: float = _HALF,
 ) -> Tensor:
     r"""Return the mean distance of soft outputs, times :math:`T^2`.
 
@@ -75,6 +152,8 @@ def soft_distance(
         teacher_BC: The teacher's outputs, of the same shape.
         kind: `classes` (one softmax), `labels` (a sigmoid each) or `values` (squared distance).
         temperature: :math:`T`.
+        divergence: Of probabilities; see `SoftTargets`.
+        mixture: The teacher's share of the mixture of `jensen_shannon`.
 
     Raises:
         ModelError: the shapes differ.
@@ -84,21 +163,61 @@ def soft_distance(
         >>> float(soft_distance(logits, logits, kind="classes", temperature=3.0))
         0.0
     """
+    return soft_distances(
+        student_BC,
+        teacher_BC,
+        kind=kind,
+        temperature=temperature,
+        divergence=divergence,
+        mixture=mixture,
+    ).mean()
+
+
+def soft_distances(
+    student_BC: Tensor,
+    teacher_BC: Tensor,
+    *,
+    kind: Literal["classes", "labels", "values"],
+    temperature: float,
+    divergence: Divergence = "forward",
+    mixture: float = _HALF,
+) -> Tensor:
+    """Return the distance of each row, `[B]`; see `soft_distance`."""
     check_one_shape(student_BC, teacher_BC)
     student_BC, teacher_BC = single(student_BC), single(teacher_BC)
     if kind == "values":
-        return 0.5 * (student_BC - teacher_BC).square().sum() / len(student_BC)
-    student, teacher = student_BC / temperature, teacher_BC / temperature
-    if kind == "classes":
-        log_p, log_q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)
-        divergence = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
-    elif kind == "labels":
-        log_p = torch.stack((F.logsigmoid(teacher), F.logsigmoid(-teacher)))
-        log_q = torch.stack((F.logsigmoid(student), F.logsigmoid(-student)))
-        divergence = F.kl_div(log_q, log_p, reduction="sum", log_target=True) / len(student)
+        return 0.5 * _row_sums((student_BC - teacher_BC).square())
+    log_p, log_q = (_log_probabilities(z / temperature, kind) for z in (teacher_BC, student_BC))
+    if divergence == "forward":
+        distances_B = _row_sums(log_p.exp() * (log_p - log_q))
+    elif divergence == "reverse":
+        distances_B = _row_sums(log_q.exp() * (log_q - log_p))
+    elif divergence == "jensen_shannon":
+        distances_B = _jensen_shannon(log_p, log_q, mixture)
     else:
-        assert_never(kind)
-    return divergence * temperature**2
+        assert_never(divergence)
+    return distances_B * temperature**2
+
+
+def _log_probabilities(logits_BC: Tensor, kind: Literal["classes", "labels"]) -> Tensor:
+    """Return those of the classes, `[B, C]`, or of yes and no for each label, `[B, C, 2]`."""
+    if kind == "classes":
+        return F.log_softmax(logits_BC, dim=1)
+    return torch.stack((F.logsigmoid(logits_BC), F.logsigmoid(-logits_BC)), dim=-1)
+
+
+def _jensen_shannon(log_p: Tensor, log_q: Tensor, mixture: float) -> Tensor:
+    # The mixture over p, and over q: from their ratio, so that equal ones are at no distance.
+    logs = torch.tensor((mixture, 1 - mixture), dtype=torch.float64).log()
+    log_own, log_other = (log.to(log_p) for log in logs)
+    ratio = log_q - log_p
+    from_p = -torch.logaddexp(log_own.expand_as(ratio), log_other + ratio)
+    from_q = -torch.logaddexp(log_other.expand_as(ratio), log_own - ratio)
+    return _row_sums(mixture * log_p.exp() * from_p + (1 - mixture) * log_q.exp() * from_q)
+
+
+def _row_sums(values: Tensor) -> Tensor:
+    return values.reshape(len(values), math.prod(values.shape[1:])).sum(1)
 
 
 def check_one_shape(student_BC: Tensor, teacher_BC: Tensor) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from overhaul.core import DataError, SpecError, SplitName
-from overhaul.tasks import DataTask, SingleTask
+from overhaul.tasks import DataTask, LanguageModel, SingleTask
 
 DATA_FIELDS = ("train", "val", "test", "data")
 
@@ -34,11 +34,16 @@ and '_' that means nothing else to a model ('mean', 'type', 'forward'), got 'typ
 
 
 def check_fields(name: str, task: SingleTask) -> None:
-    """Refuse fields of a task that would have no effect.
+    """Refuse fields of a task that would have no effect, and a task that cannot be a part.
 
     Raises:
         SpecError: there is one.
     """
+    if isinstance(task, LanguageModel):
+        raise SpecError(
+            f"task '{name}' is a LanguageModel, whose targets come from its inputs, so that it "
+            "cannot share them with other tasks. Use it alone."
+        )
     ours = DataTask.model_fields.keys() - {*DATA_FIELDS, "target_key"}
     misplaced = sorted(ours & task.model_fields_set)
     if misplaced:

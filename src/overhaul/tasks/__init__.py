@@ -8,6 +8,7 @@ from overhaul.tasks._data_source import DataSource
 from overhaul.tasks._data_task import DataTask
 from overhaul.tasks._digits import Digits
 from overhaul.tasks._fashion_mnist import FashionMnist
+from overhaul.tasks._language_model import LanguageModel
 from overhaul.tasks._lazy_samples import LazySamples
 from overhaul.tasks._multilabel import MultiLabel
 from overhaul.tasks._normalize import Normalize
@@ -17,6 +18,7 @@ from overhaul.tasks._samples import Samples
 from overhaul.tasks._sealed import Sealed, SealedData
 from overhaul.tasks._single_task import SingleTask
 from overhaul.tasks._split import DataSplit, as_split
+from overhaul.tasks._token_samples import TokenSamples
 
 __all__ = [
     "ArraySamples",
@@ -27,6 +29,7 @@ __all__ = [
     "DataTask",
     "Digits",
     "FashionMnist",
+    "LanguageModel",
     "LazySamples",
     "MultiLabel",
     "Normalize",
@@ -37,6 +40,7 @@ __all__ = [
     "SingleTask",
     "SplitPlan",
     "TargetRules",
+    "TokenSamples",
     "as_samples",
     "as_split",
     "prepare_splits",

@@ -37,7 +37,8 @@ def as_samples(raw: Any, where: str, target_key: TargetKey = "labels") -> Sample
             data set and `collate_fn` are used; a `datasets.Dataset`; or any other iterable of
             batches, which is read into memory.
         where: Which split it is, for errors.
-        target_key: The key, or keys, of the targets where batches are dicts.
+        target_key: The key, or keys, of the targets where batches are dicts; None where there are
+            inputs alone, which may then be one tensor.
 
     Raises:
         DataError: it is none of these.
@@ -51,7 +52,8 @@ def as_samples(raw: Any, where: str, target_key: TargetKey = "labels") -> Sample
     if _is_of("datasets.dataset_dict", raw):
         names = ", ".join(map(str, raw))
         raise DataError(f"`{where}` holds several splits ({names}). Pass one: {where}=data['...'].")
-    if isinstance(raw, tuple | Mapping):
+    alone = target_key is None and isinstance(raw, Tensor | np.ndarray)
+    if alone or isinstance(raw, tuple | Mapping):
         return ArraySamples(*separate(raw, target_key, where), where=where)
     if type(raw) is TensorDataset:
         return ArraySamples(*separate(raw.tensors, target_key, where), where=where)

@@ -141,6 +141,15 @@ class DataTask(Task, ABC):
         Raises:
             DataError: there is no data, or it is of a form that cannot be read.
         """
+        raw = self.raw_data()
+        return {name: as_samples(value, name, self.target_key) for name, value in raw.items()}
+
+    def raw_data(self) -> dict[SplitName, Any]:
+        """Return what the user gave of each split, or what the built-in data has.
+
+        Raises:
+            DataError: there is no data.
+        """
         raw: dict[SplitName, Any] = {}
         if self.source is not None:
             raw.update(self.source.load())
@@ -157,7 +166,7 @@ class DataTask(Task, ABC):
                 f"this {self.spec_name()} has no data. Pass train=(x, y), a Dataset or a "
                 f"DataLoader, or the name of built-in data: data='...' ({', '.join(names)})."
             )
-        return {name: as_samples(value, name, self.target_key) for name, value in raw.items()}
+        return raw
 
     @property
     def source(self) -> DataSource | None:

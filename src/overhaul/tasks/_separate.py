@@ -10,7 +10,8 @@ from torch import Tensor
 from overhaul.core import DataError, Targets, nearest
 from overhaul.tasks._samples import Inputs, Pair
 
-TargetKey: TypeAlias = str | tuple[str, ...]
+TargetKey: TypeAlias = str | tuple[str, ...] | None
+"""The key, or keys, of the targets in a mapping; None where all that there is are inputs."""
 
 
 def separate(batch: Any, target_key: TargetKey, where: str) -> Pair:
@@ -21,7 +22,8 @@ def separate(batch: Any, target_key: TargetKey, where: str) -> Pair:
 
     Args:
         batch: What a collate function, a user's iterable or a pair of arrays gives.
-        target_key: The key, or keys, of the targets in a mapping.
+        target_key: The key, or keys, of the targets in a mapping; None where there are none, so
+            that the targets are empty, `[B, 0]`.
         where: Which split this is, for the error.
 
     Raises:
@@ -32,6 +34,8 @@ def separate(batch: Any, target_key: TargetKey, where: str) -> Pair:
         >>> inputs, targets
         ({'ids': tensor([[1, 2]])}, tensor([0]))
     """
+    if target_key is None:
+        return _without_targets(batch, where)
     if isinstance(batch, Mapping):
         given: Any
         given, wanted = _split_mapping(batch, target_key, where)
@@ -46,8 +50,17 @@ def separate(batch: Any, target_key: TargetKey, where: str) -> Pair:
     return _inputs(given, where), _targets(wanted, where)
 
 
+def _without_targets(batch: Any, where: str) -> Pair:
+    several = isinstance(batch, Mapping | tuple | list)
+    inputs = _inputs(batch if several else (batch,), where)
+    tensors = list(inputs.values()) if isinstance(inputs, dict) else inputs
+    if not tensors:
+        raise DataError(f"`{where}` has no inputs.")
+    return inputs, torch.zeros(*tensors[0].shape[:1], 0)
+
+
 def _split_mapping(
-    batch: Mapping[str, Any], target_key: TargetKey, where: str
+    batch: Mapping[str, Any], target_key: str | tuple[str, ...], where: str
 ) -> tuple[Mapping[str, Any], Any]:
     keys = (target_key,) if isinstance(target_key, str) else target_key
     for key in keys:
