@@ -207,13 +207,14 @@ def _log_probabilities(logits_BC: Tensor, kind: Literal["classes", "labels"]) ->
 
 
 def _jensen_shannon(log_p: Tensor, log_q: Tensor, mixture: float) -> Tensor:
-    # The mixture over p, and over q: from their ratio, so that equal ones are at no distance.
-    logs = torch.tensor((mixture, 1 - mixture), dtype=torch.float64).log()
-    log_own, log_other = (log.to(log_p) for log in logs)
-    ratio = log_q - log_p
-    from_p = -torch.logaddexp(log_own.expand_as(ratio), log_other + ratio)
-    from_q = -torch.logaddexp(log_other.expand_as(ratio), log_own - ratio)
-    return _row_sums(mixture * log_p.exp() * from_p + (1 - mixture) * log_q.exp() * from_q)
+    # Written by log(q / p), so that equal ones are at no distance at all, and with exponents of
+    # negative numbers alone. `minimum` gives both sides half of the gradient at 0, which is right.
+    ratio, zero = log_q - log_p, log_q.new_zeros(())
+    below = torch.log1p((1 - mixture) * torch.expm1(torch.minimum(ratio, zero)))
+    above = torch.log1p(mixture * torch.expm1(torch.minimum(-ratio, zero)))
+    over_p = below + above + torch.maximum(ratio, zero)
+    over_q = below + above + torch.maximum(-ratio, zero)
+    return -_row_sums(mixture * log_p.exp() * over_p + (1 - mixture) * log_q.exp() * over_q)
 
 
 def _row_sums(values: Tensor) -> Tensor:

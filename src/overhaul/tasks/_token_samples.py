@@ -89,6 +89,9 @@ class TokenSamples(Samples):
         counts_BT = torch.ones_like(tokens_BT, dtype=torch.bool)
         if mask_BT is not None:
             counts_BT = self._checked_mask(mask_BT, tokens_BT, index_B)
+            if isinstance(inputs, dict) and not mask_BT.is_floating_point():
+                # Bytes would be read as pixels.
+                inputs[MASK] = mask_BT.long()
         targets_BT = torch.full_like(tokens_BT, NOT_COUNTED)
         pairs_BT = counts_BT[:, :-1] & counts_BT[:, 1:]
         if labels_BT is not None:
@@ -123,9 +126,14 @@ class TokenSamples(Samples):
             row = int(wrong_B.nonzero()[0])
             limit = "0 or above" if self._vocabulary is None else f"in 0..{self._vocabulary - 1}"
             worst = tokens[row].min() if bool((tokens[row] < 0).any()) else tokens[row].max()
+            remedy = (
+                f"Pad with any token that there is, and '{MASK}' 0 there."
+                if worst < 0
+                else f"If there are {int(worst) + 1} tokens, pass vocabulary={int(worst) + 1}."
+            )
             raise DataError(
                 f"tokens of `{where}` must be {limit}, got {int(worst)} in sample "
-                f"{int(index_B[row])}. Pad with any token that there is, and '{MASK}' 0 there."
+                f"{int(index_B[row])}. {remedy}"
             )
         return tokens
 
