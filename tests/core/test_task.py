@@ -38,3 +38,9 @@ def test_the_part_of_a_single_task_is_the_whole() -> None:
     whole, parts = torch.zeros(1), {"age": torch.ones(1)}
     assert part_of(whole, "anything") is whole
     assert part_of(parts, "age") is parts["age"]
+
+
+def test_each_sample_is_a_row_unless_a_task_says_otherwise() -> None:
+    outputs, targets = torch.arange(6.0).reshape(3, 2), torch.tensor([0, -1, 1])
+    assert tiny_task().rows(outputs, targets) is outputs
+    assert float(tiny_task().mean_over_rows(outputs[:, 0], targets)) == 2.0

@@ -250,3 +250,19 @@ def test_samples_that_cannot_be_read_are_named(raw: Any, message: str) -> None:
     samples = as_samples(raw, "train")
     with pytest.raises(DataError, match=message):
         next(samples.batches([torch.arange(6)]))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [X, X.numpy(), (X,), {"x": X}, list(X), TensorDataset(X), iter([X[:4], X[4:]])],
+    ids=["tensor", "array", "tuple", "dict", "list", "data set", "batches"],
+)
+def test_inputs_may_stand_alone_where_there_are_no_targets(raw: Any) -> None:
+    samples = as_samples(raw, "train", None)
+    assert torch.equal(first_input(samples, [4, 1]), X[[4, 1]])
+    assert all_targets(samples).shape == (6, 0)
+
+
+def test_no_inputs_at_all_are_refused() -> None:
+    with pytest.raises(DataError, match=r"`train` has no inputs"):
+        as_samples({}, "train", None)

@@ -7,11 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from overhaul.core import Network, Progress, seeded
-from overhaul.distillation import Distill, DistillInto, Hints, Mutual, Peer, SoftTargets
+from overhaul.distillation import (
+    DecoupledTargets,
+    Distill,
+    DistillInto,
+    Hints,
+    Mutual,
+    Peer,
+    SoftTargets,
+)
 from overhaul.pruning import PruneWeights
 from overhaul.running import Recipe
 from overhaul.testing import tiny_task
 from overhaul.training import SGD, Train
+from tests.tasks.tiny_text import tiny_gpt, tiny_text
 
 
 class NormFreeNet(nn.Module):
@@ -61,6 +70,14 @@ def main(out: Path) -> None:
         DistillInto(student=_FRESH, generations=2, train=Train(epochs=1, optimizer=SGD(lr=0.1))),
     )
     recipe.run(net, tiny_task(), out=out, cost=False, progress=Progress(quiet=True))
+    # Samples of different lengths, so that processes have different numbers of tokens.
+    objective = Distill(match=[SoftTargets(divergence="reverse"), DecoupledTargets()])
+    text = Recipe(
+        Train(epochs=1, batch_size=9, optimizer=SGD(lr=0.1)),
+        Train(epochs=1, batch_size=9, accumulate=2, objective=objective, optimizer=SGD(lr=0.1)),
+    )
+    folder = out.with_name(f"{out.name}-text")
+    text.run(tiny_gpt(), tiny_text(), out=folder, cost=False, progress=Progress(quiet=True))
     if torch.distributed.is_initialized():
         rank = torch.distributed.get_rank()
         out.with_name(f"rank{rank}.txt").write_text(str(torch.distributed.get_world_size()))

@@ -39,19 +39,25 @@ def trained(folder: RunFolder) -> list[Fact]:
     return [fact for fact in folder.facts() if fact.name in names]
 
 
+def check_same_weights(one: Path, two: Path) -> int:
+    """Compare the model after each step, and return how many there are."""
+    steps = sorted(path.name for path in (one / "steps").iterdir())
+    assert steps == [str(number) for number in range(len(steps))]
+    for step in steps:
+        own, theirs = (read_state(folder / "steps" / step)["tensors"] for folder in (one, two))
+        assert own.keys() == theirs.keys()
+        for name, tensor in own.items():
+            torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    return len(steps)
+
+
 @pytest.mark.timeout(300)
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     main(tmp_path / "one")
     launch(tmp_path / "two", processes=2)
     assert [(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)] == ["2", "2"]
-    steps = sorted(path.name for path in (tmp_path / "one" / "steps").iterdir())
-    assert steps == [str(number) for number in range(7)]
-    for step in steps:
-        one = read_state(tmp_path / "one" / "steps" / step)["tensors"]
-        two = read_state(tmp_path / "two" / "steps" / step)["tensors"]
-        assert one.keys() == two.keys()
-        for name, tensor in one.items():
-            torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    assert check_same_weights(tmp_path / "one", tmp_path / "two") == 7
+    assert check_same_weights(tmp_path / "one-text", tmp_path / "two-text") == 2
     found = [trained(RunFolder(tmp_path / name)) for name in ("one", "two")]
     names = {(fact.subject, fact.name) for fact in found[0]}
     assert names >= {("4 train, peer 2", "val_loss"), ("5 train", "teacher_weight")}
