@@ -17,6 +17,7 @@ from overhaul.distillation import (
     Seen,
     SoftTargets,
     SwapModel,
+    TeacherCache,
     decoupled_distances,
     soft_distance,
 )
@@ -175,6 +176,22 @@ def test_networks_learn_mutually(make_context: MakeContext) -> None:
     plan.apply(tiny_gpt(), ctx)
     losses = [float(fact.value or 0) for fact in ctx.facts if fact.name == "train_loss"]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_cached_teacher_gives_the_same_student(make_context: MakeContext, tmp_path: Path) -> None:
+    weights = []
+    for name, cache in (("plain", None), ("cached", TeacherCache(folder=str(tmp_path / "cache")))):
+        student, ctx = tiny_gpt(8), make_context(tiny_gpt(), task=tiny_text())
+        ctx.checkpoints = ctx.checkpoints.part(name)
+        objective = Distill(match=[DecoupledTargets()], cache=cache)
+        plan = Train(
+            epochs=2, batch_size=16, optimizer=SGD(lr=0.1), objective=objective, keep="last"
+        )
+        plan.apply(student, ctx)
+        weights.append(student.head.weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    found = [fact for fact in ctx.facts if fact.name == "teacher_cache"]
+    assert [fact.value for fact in found] == [0, len(ctx.data.train)]
 
 
 def test_tokens_have_no_input_gradients() -> None:
