@@ -15,7 +15,7 @@ from overhaul.distillation._pair_layers import Layer, Pair, pair_layers
 from overhaul.distillation._relational import Relational
 from overhaul.distillation._seen import Seen, see
 from overhaul.distillation._similarity_preserving import SimilarityPreserving
-from overhaul.distillation._soft_targets import SoftTargets, soft_distance
+from overhaul.distillation._soft_targets import Divergence, SoftTargets, soft_distance
 from overhaul.distillation._swap_model import NewModel, SwapModel
 from overhaul.distillation._teacher_cache import TeacherCache
 
@@ -28,6 +28,7 @@ __all__ = [
     "DecoupledTargets",
     "Distill",
     "DistillInto",
+    "Divergence",
     "GradientMatching",
     "Hints",
     "Layer",

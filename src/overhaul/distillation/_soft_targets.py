@@ -14,6 +14,7 @@ from overhaul.distillation._precision import single
 from overhaul.distillation._seen import Seen
 
 Divergence: TypeAlias = Literal["forward", "reverse", "jensen_shannon"]
+"""How softened outputs are compared; see `SoftTargets`."""
 _HALF = 0.5
 
 
