@@ -324,6 +324,42 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def summary(results: dict[str, Any]) -> str:
+    """Return a row for each model: the fastest of ours in 8 bits beside the fastest of theirs."""
+    lines = [
+        "| model | float | ours in 8 bits: accuracy, ms | fastest peer: accuracy, ms "
+        "| ours over theirs, ms | best peer, accuracy | bytes: 8, 4 bits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        if name == "machine":
+            continue
+        rows = {label: row for label, row in result["rows"].items() if "latency" in row}
+        base = rows["float, ours"]
+        own = {k: r for k, r in rows.items() if k in ("int8, ours", "int8 weights, ours")}
+        peers = {k: r for k, r in rows.items() if "ours" not in k}
+        mine, theirs = (
+            min(some, key=lambda k: some[k]["latency"]["median_ms"]) for some in (own, peers)
+        )
+        best = max(peers, key=lambda k: peers[k].get("accuracy", 0.0))
+        four = rows["int4 weights, ours"]["bytes"] / base["bytes"]
+
+        ratio = rows[mine]["latency"]["median_ms"] / rows[theirs]["latency"]["median_ms"]
+        quality = f"{100 * peers[best]['accuracy']:.2f} % ({best})" if "accuracy" in base else ""
+        small = min(own[k]["bytes"] for k in own) / base["bytes"]
+        lines.append(
+            f"| {name} | {told(base)} | {mine}: {told(own[mine])} "
+            f"| {theirs}: {told(peers[theirs])} "
+            f"| {ratio:.2f} x | {quality} | {small:.3f}, {four:.3f} x |"
+        )
+    return "\n".join(lines)
+
+
+def told(row: dict[str, Any]) -> str:
+    quality = f"{100 * row['accuracy']:.2f} %, " if "accuracy" in row else ""
+    return f"{quality}{row['latency']['median_ms']:.3g}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
@@ -365,7 +401,10 @@ def main() -> None:
             results[name] = json.loads(path.read_text())
         options.out.write_text(json.dumps(results, indent=1) + "\n")
         print(table({name: results[name]}), flush=True)
-    print(table(results))
+    whole = table(results)
+    options.out.with_suffix(".md").write_text(whole + "\n")
+    print(whole)
+    print(summary(results))
 
 
 def cpu() -> str:
