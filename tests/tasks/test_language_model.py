@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from overhaul.core import Batch, Context, DataError, Progress, SpecError, check_model_fits
-from overhaul.evaluation import paired_difference, predict
 from overhaul.multitask import MultiTask
 from overhaul.running import Recipe
 from overhaul.tasks import Classification, LanguageModel
@@ -73,15 +72,9 @@ def test_the_mean_of_sample_scores_is_the_metric(metric: str) -> None:
     assert float(scores.mean()) == pytest.approx(task.metrics(logits, targets)[metric])
 
 
-def test_perplexity_is_no_mean_and_can_be_compared() -> None:
-    task, (logits, targets) = LanguageModel(metric="perplexity"), drawn(30, 4, 0)
-    assert task.sample_scores(logits, targets) is None
-    assert not task.higher_is_better
-    model = tiny_gpt()
-    data = tiny_text().prepare()
-    found = predict(model, data.val)
-    difference = paired_difference(tiny_text(metric="perplexity"), found, found)
-    assert difference.difference == 0
+def test_perplexity_is_reported_and_not_chosen_by() -> None:
+    with pytest.raises(SpecError, match="Choose by `loss`, which ranks models alike"):
+        LanguageModel(metric="perplexity")
 
 
 def test_padding_has_no_part_in_loss_or_gradient() -> None:

@@ -44,6 +44,9 @@ class LanguageModel(SingleTask):
       `input_ids`, with `attention_mask` (1, and 0 for padding) and `labels` as far as there are
       any. All but the labels are given to the model by name.
 
+    Cut a text into train, val and test before it is cut into sequences, and let these not overlap:
+    the check of `DataTask` sees equal sequences only, not those that share most of their tokens.
+
     All sequences have one length; pad shorter ones. Neither padding nor what comes after it is a
     target. The model must not look ahead: that is not checked.
 
@@ -53,7 +56,7 @@ class LanguageModel(SingleTask):
     and `test` small.
 
     Args:
-        metric: The one number to choose by. Default `loss`.
+        metric: The one number to choose by, `loss` or `token_accuracy`. Default `loss`.
         vocabulary: How many tokens there are. None counts them: the highest target plus one.
         allow_missing: A sample may have no token that counts; it is then left out.
 
@@ -86,6 +89,12 @@ class LanguageModel(SingleTask):
     def _one_key(self) -> Self:
         if not isinstance(self.target_key, str):
             raise SpecError(f"`target_key` must be one key, got {self.target_key!r}.")
+        if self.metric == "perplexity":
+            raise SpecError(
+                "`metric` must be a mean over samples, for a verdict that pairs them, and "
+                "perplexity is the exponential of one. Choose by `loss`, which ranks models alike; "
+                "the perplexity is reported too."
+            )
         return self
 
     @property
