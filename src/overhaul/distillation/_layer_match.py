@@ -37,7 +37,7 @@ class LayerMatch(Match):
 
     def preflight(self, teacher: nn.Module, task: Task, batch: Batch) -> None:
         """See that the teacher has the layers that are named."""
-        known = [path for path, _ in teacher.named_modules()]
+        known = [path for path, _ in teacher.named_modules() if path]
         for _, path in self.layers if self.layers != "auto" else ():
             if path not in known:
                 raise SpecError(f"the teacher has no layer '{path}'. {nearest(path, known)}")
