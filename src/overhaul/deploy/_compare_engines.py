@@ -70,7 +70,7 @@ def compare_engines(
         progress.bar("engines", len(engines) * len(candidacies)) as advance,
     ):
         for candidacy, engine in product(candidacies, engines):
-            name = f"{engine.label}{candidacy.suffix}"
+            name = candidacy.name(engine)
             try:
                 engine.check_installed()
                 trial = try_engine(

@@ -150,7 +150,7 @@ class Deploy(Step):
             ctx.progress.bar("deploy", len(self.engines) * len(candidacies)) as advance,
         ):
             for candidacy, engine in product(candidacies, self.engines):
-                name = f"{engine.label}{candidacy.suffix}"
+                name = candidacy.name(engine)
                 try:
                     trial = try_engine(
                         engine,

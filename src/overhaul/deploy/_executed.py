@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from overhaul.core import load_optional
+from overhaul.deploy._onnx_weights import INTEGERS_TO_INTEGERS, optimized_nodes
 from overhaul.deploy._quiet import quiet
-from overhaul.runtime import OpenedArtifact, import_openvino, open_session, openvino_core
+from overhaul.runtime import OpenedArtifact, import_openvino, openvino_core
 
 _WHY = "to see what an engine makes of a model"
 _REAL_LAYERS = frozenset(
@@ -42,8 +41,6 @@ _INTEGER_LAYERS = frozenset(
     ]
 )
 _CONVERSIONS = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
-_ROUNDS_INPUTS = 4
-"""MatMulNBits' `accuracy_level` that rounds the inputs."""
 _OPENVINO_LAYERS = frozenset(
     [
         "Convolution",
@@ -101,7 +98,7 @@ def counted_onnx(nodes: Iterable[Any]) -> Executed:
     whole = real = conversions = 0
     for node in nodes:
         level = next((a.i for a in node.attribute if a.name == "accuracy_level"), 0)
-        if node.op_type in _INTEGER_LAYERS or level == _ROUNDS_INPUTS:
+        if node.op_type in _INTEGER_LAYERS or level == INTEGERS_TO_INTEGERS:
             whole += 1
         elif node.op_type in _REAL_LAYERS:
             real += 1
@@ -131,11 +128,7 @@ def counted_openvino(layers: Iterable[dict[str, str]]) -> Executed:
 
 
 def _by_onnxruntime(path: Path) -> Executed:
-    onnx = load_optional("onnx", extra="onnx", why=_WHY)
-    with TemporaryDirectory() as folder:
-        optimized = Path(folder) / "optimized.onnx"
-        open_session(path, threads=1, optimized=optimized)
-        return counted_onnx(onnx.load(optimized, load_external_data=False).graph.node)
+    return counted_onnx(optimized_nodes(path))
 
 
 def _by_openvino(path: Path) -> Executed:

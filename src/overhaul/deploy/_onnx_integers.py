@@ -8,6 +8,8 @@ import torch
 from overhaul.core import load_optional, pack4, unpack4
 
 DOMAIN = "overhaul"
+MICROSOFT = "com.microsoft"
+"""Whose operations ONNX Runtime has besides the standard ones."""
 OPSET = 21
 """The first that knows blocks and types of four bits."""
 

@@ -6,10 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overhaul.core import load_optional
-from overhaul.deploy._onnx_integers import add_initializer_
+from overhaul.deploy._onnx_integers import MICROSOFT, add_initializer_
 
 _WHY = "to export a model to ONNX"
-_MICROSOFT = "com.microsoft"
 _Array = NDArray[Any]
 
 
@@ -48,13 +47,13 @@ def round_recurrent_inputs_(model: Any) -> None:
             if name in ("hidden_size", "direction", "input_forget", "activations", "clip")
         }
         rounded = ir.Node(
-            _MICROSOFT,
+            MICROSOFT,
             "DynamicQuantizeLSTM",
             inputs,
             list(kept.values()),
             num_outputs=len(lstm.outputs),
         )
-        model.opset_imports[_MICROSOFT] = 1
+        model.opset_imports[MICROSOFT] = 1
         ir.convenience.replace_nodes_and_values(
             model.graph, lstm, [lstm], [rounded], list(lstm.outputs), list(rounded.outputs)
         )

@@ -14,17 +14,16 @@ import numpy as np
 import torch
 
 from overhaul.core import load_optional, pack4
-from overhaul.deploy._onnx_integers import add_initializer_, four_bits
+from overhaul.deploy._onnx_integers import MICROSOFT, add_initializer_, four_bits
 from overhaul.deploy._onnx_recurrent import round_recurrent_inputs_
 from overhaul.deploy._quiet import quiet
 from overhaul.runtime import open_session
 
 _WHY = "to export a model to ONNX"
-_MICROSOFT = "com.microsoft"
 _MOVES = ("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "MaxPool")
 _BLOCKS = (16, 32, 64, 128, 256)
 _BLOCK_OF_CHANNELS = 128
-_INTEGERS_TO_INTEGERS = 4
+INTEGERS_TO_INTEGERS = 4
 """MatMulNBits' `accuracy_level` that rounds the inputs."""
 
 
@@ -61,14 +60,12 @@ def write_out_unfused_(exported: Any) -> None:
     It is asked which these are: it optimizes the model, and what of `DequantizeLinear` of a
     constant is left after that runs at each call. In basic operations it is computed at load.
     """
-    onnx = load_optional("onnx", extra="onnx", why=_WHY)
     model = exported.model
     while weights_of(model):
         with quiet(), TemporaryDirectory() as folder:
-            written, optimized = Path(folder) / "model.onnx", Path(folder) / "optimized.onnx"
+            written = Path(folder) / "model.onnx"
             exported.save(written)
-            open_session(written, threads=1, optimized=optimized)
-            nodes = onnx.load(optimized, load_external_data=False).graph.node
+            nodes = optimized_nodes(written)
         left = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
         unfused = [node for node in weights_of(model) if node.inputs[0].name in left]
         if not unfused:
@@ -76,6 +73,15 @@ def write_out_unfused_(exported: Any) -> None:
         for node in unfused:
             write_out_(model, node)
         drop_unused_(model)
+
+
+def optimized_nodes(path: Path) -> Any:
+    """Return the nodes of the graph that ONNX Runtime makes of a model."""
+    onnx = load_optional("onnx", extra="onnx", why=_WHY)
+    with TemporaryDirectory() as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        open_session(path, threads=1, optimized=optimized)
+        return onnx.load(optimized, load_external_data=False).graph.node
 
 
 def weights_of(model: Any) -> list[Any]:
@@ -190,12 +196,12 @@ def _multiply_in_blocks_(
         reader,
         "MatMulNBits",
         inputs,
-        domain=_MICROSOFT,
+        domain=MICROSOFT,
         K=k,
         N=n,
         bits=bits,
         block_size=block,
-        accuracy_level=_INTEGERS_TO_INTEGERS if round_inputs else 0,
+        accuracy_level=INTEGERS_TO_INTEGERS if round_inputs else 0,
     )
     if reader.op_type == "Gemm" and len(reader.inputs) > 2 and reader.inputs[2] is not None:
         product = _insert_(model, reader, "Add", [product, reader.inputs[2]])
@@ -217,7 +223,7 @@ def _gather_integers_(model: Any, weight: Any, reader: Any) -> None:
             reader,
             "GatherBlockQuantized",
             [weight.inputs[0], index, *weight.inputs[1 : 3 if zero.any() else 2]],
-            domain=_MICROSOFT,
+            domain=MICROSOFT,
             block_size=block,
             gather_axis=0,
             quantize_axis=axis,

@@ -77,6 +77,10 @@ class Candidacy:
     reference: Predictions
     fixed_because: str | None = None
 
+    def name(self, engine: Engine) -> str:
+        """Return the name of its trial with an engine."""
+        return f"{engine.label}{self.suffix}"
+
     @classmethod
     def of(cls, model: nn.Module, samples: Samples, suffix: str = "") -> "Candidacy":
         """Trace a model and run it on the samples.
@@ -184,7 +188,7 @@ def try_engine(
     Raises:
         ArtifactError: the engine cannot run it, or not well enough.
     """
-    subject = f"artifact/{engine.label}{candidacy.suffix}"
+    subject = f"artifact/{candidacy.name(engine)}"
     reason, length = candidacy.fixed_because, candidacy.interface.length
     first: list[Fact] = []
 
@@ -253,7 +257,7 @@ def _tried(
     _, manifest, written = checked_folder(folder, threads)
     artifact = Artifact(folder, written, manifest, runner)  # opening it again may mean compiling
     facts = _judged(engine, artifact, candidacy, quality_tolerance, log)
-    return Trial(f"{engine.label}{candidacy.suffix}", artifact, threads, tuple(facts))
+    return Trial(candidacy.name(engine), artifact, threads, tuple(facts))
 
 
 def _judged(
@@ -269,7 +273,7 @@ def _judged(
         ArtifactError: one of them is not good enough.
     """
     val, task, reference = candidacy.samples.val, candidacy.samples.task, candidacy.reference
-    subject = f"artifact/{engine.label}{candidacy.suffix}"
+    subject = f"artifact/{candidacy.name(engine)}"
     found = predict(artifact, val, batch_size=_VAL_BATCH)
     small = [real_batch(val, size, start=7) for size in _PARITY_SIZES]
     with torch.no_grad():

@@ -5,12 +5,11 @@ from typing import Self
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from overhaul.core import Batch, Context, SpecError, Task, part_of
+from overhaul.core import Batch, Context, SpecError, Task
 from overhaul.distillation._for_classes import check_has_classes
 from overhaul.distillation._match import BoundMatch, Match
+from overhaul.distillation._output_match import BoundOutputMatch
 from overhaul.distillation._precision import single, unit
-from overhaul.distillation._seen import Seen
-from overhaul.distillation._soft_targets import check_one_shape
 
 
 class CorrelationTargets(Match):
@@ -75,24 +74,14 @@ class CorrelationTargets(Match):
         return _CorrelationTargets(self, ctx.task)
 
 
-class _CorrelationTargets(BoundMatch):
+class _CorrelationTargets(BoundOutputMatch):
+    suffix = "correlation"
+
     def __init__(self, plan: CorrelationTargets, task: Task) -> None:
-        super().__init__()
-        self.plan, self.task = plan, task
+        super().__init__(task)
+        self.plan = plan
 
-    def forward(self, student: Seen, teacher: Seen) -> dict[str, Tensor]:
-        return {
-            f"{name}_correlation": self._loss(
-                part,
-                part_of(student.outputs, name),
-                part_of(teacher.outputs, name),
-                part_of(student.batch.targets, name),
-            )
-            for name, part in self.task.parts.items()
-        }
-
-    def _loss(self, part: Task, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
-        check_one_shape(student, teacher)
+    def part_loss(self, part: Task, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
         own_BC, theirs_BC = (
             (single(part.rows(logits, targets)) / self.plan.temperature).softmax(1)
             for logits in (student, teacher)

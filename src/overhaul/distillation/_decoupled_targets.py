@@ -6,12 +6,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from overhaul.core import Batch, Context, SpecError, Task, part_of
+from overhaul.core import Batch, Context, SpecError, Task
 from overhaul.distillation._for_classes import check_has_classes
 from overhaul.distillation._match import BoundMatch, Match
+from overhaul.distillation._output_match import BoundOutputMatch, check_one_shape
 from overhaul.distillation._precision import single
-from overhaul.distillation._seen import Seen
-from overhaul.distillation._soft_targets import check_one_shape
 
 
 class DecoupledTargets(Match):
@@ -70,22 +69,18 @@ class DecoupledTargets(Match):
         return _DecoupledTargets(self, ctx.task)
 
 
-class _DecoupledTargets(BoundMatch):
+class _DecoupledTargets(BoundOutputMatch):
+    suffix = "decoupled"
+
     def __init__(self, plan: DecoupledTargets, task: Task) -> None:
-        super().__init__()
-        self.plan, self.task = plan, task
+        super().__init__(task)
+        self.plan = plan
 
-    def forward(self, student: Seen, teacher: Seen) -> dict[str, Tensor]:
-        return {f"{name}_decoupled": self._loss(student, teacher, name) for name in self.task.parts}
-
-    def _loss(self, student: Seen, teacher: Seen, name: str) -> Tensor:
-        part, targets = self.task.parts[name], part_of(student.batch.targets, name)
-        own, theirs = part_of(student.outputs, name), part_of(teacher.outputs, name)
-        check_one_shape(own, theirs)
+    def part_loss(self, part: Task, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
         labels_B = part.rows(targets, targets)
         right_B, others_B = decoupled_distances(
-            part.rows(own, targets),
-            part.rows(theirs, targets),
+            part.rows(student, targets),
+            part.rows(teacher, targets),
             labels_B,
             temperature=self.plan.temperature,
         )

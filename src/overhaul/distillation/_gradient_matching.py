@@ -10,9 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from overhaul.core import Batch, Context, ModelError, SpecError, Task, part_of
 from overhaul.distillation._match import BoundMatch, Match
+from overhaul.distillation._output_match import check_one_shape
 from overhaul.distillation._precision import single, unit, without_autocast
 from overhaul.distillation._seen import Seen, see
-from overhaul.distillation._soft_targets import check_one_shape
 
 
 class GradientMatching(Match):

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from overhaul.core import Batch, Context, ModelError, SpecError, Task, part_of
+from overhaul.core import Batch, Context, SpecError, Task
 from overhaul.distillation._match import BoundMatch, Match
+from overhaul.distillation._output_match import BoundOutputMatch, check_one_shape
 from overhaul.distillation._precision import single
-from overhaul.distillation._seen import Seen
 
 Divergence: TypeAlias = Literal["forward", "reverse", "jensen_shannon"]
 """How softened outputs are compared; see `SoftTargets`."""
@@ -90,24 +90,23 @@ class SoftTargets(Match):
         return _SoftTargets(self, ctx.task)
 
 
-class _SoftTargets(BoundMatch):
-    def __init__(self, plan: SoftTargets, task: Task) -> None:
-        super().__init__()
-        self.plan, self.task = plan, task
+class _SoftTargets(BoundOutputMatch):
+    suffix = "soft"
 
-    def forward(self, student: Seen, teacher: Seen) -> dict[str, Tensor]:
-        return {
-            f"{name}_soft": soft_loss(
-                part,
-                part_of(student.outputs, name),
-                part_of(teacher.outputs, name),
-                part_of(student.batch.targets, name),
-                temperature=self.plan.temperature,
-                divergence=self.plan.divergence,
-                mixture=self.plan.mixture,
-            )
-            for name, part in self.task.parts.items()
-        }
+    def __init__(self, plan: SoftTargets, task: Task) -> None:
+        super().__init__(task)
+        self.plan = plan
+
+    def part_loss(self, part: Task, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
+        return soft_loss(
+            part,
+            student,
+            teacher,
+            targets,
+            temperature=self.plan.temperature,
+            divergence=self.plan.divergence,
+            mixture=self.plan.mixture,
+        )
 
 
 def soft_loss(
@@ -220,16 +219,3 @@ def _jensen_shannon(log_p: Tensor, log_q: Tensor, mixture: float) -> Tensor:
 
 def _row_sums(values: Tensor) -> Tensor:
     return values.reshape(len(values), math.prod(values.shape[1:])).sum(1)
-
-
-def check_one_shape(student_BC: Tensor, teacher_BC: Tensor) -> None:
-    """Refuse outputs that would broadcast against each other.
-
-    Raises:
-        ModelError: the shapes differ.
-    """
-    if student_BC.shape != teacher_BC.shape:
-        raise ModelError(
-            f"the outputs of student and teacher must have one shape, got {list(student_BC.shape)} "
-            f"and {list(teacher_BC.shape)}. Make both return the same, for example by `squeeze(1)`."
-        )
