@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from quantization_models import CASES, Case
 
 import overhaul as oh
+import overhaul.runtime
 from overhaul.core import Batch
 from overhaul.evaluation import Predictions, compare, measure_latency, predict
 
@@ -86,7 +87,7 @@ def ours(case: Case, *steps: oh.Step, engines: Sequence[Any] = ENGINES) -> Work:
         )
         recipe = oh.Recipe(*steps, deploy)
         run = recipe.run(case.model, case.task, out=folder, control=False, cost=False)
-        artifact = oh.load(run.artifact, threads=1)
+        artifact = overhaul.runtime.load(run.artifact, threads=1)
         options, engine = artifact.signature.options, artifact.engine
         sizes = [f.value for f in run.facts if f.name == "size_bytes" and f.subject == "artifact"]
         label = next(
@@ -97,8 +98,7 @@ def ours(case: Case, *steps: oh.Step, engines: Sequence[Any] = ENGINES) -> Work:
         chosen[str(folder.name)] = label
 
         def call(feed: dict[str, np.ndarray[Any, Any]]) -> Tensor:
-            found: Tensor = artifact(**{name: torch.from_numpy(x) for name, x in feed.items()})
-            return found
+            return torch.from_numpy(artifact(**feed))
 
         return call, int(sizes[-1] or 0)
 

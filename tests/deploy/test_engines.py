@@ -201,6 +201,28 @@ def test_rounded_inputs_are_asked_for_and_nearly_the_same(tmp_path: Path) -> Non
     assert b"MatMulNBits" in (tmp_path / "model.onnx").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["weights", "weights_of_sequences"])
+@pytest.mark.parametrize(
+    ("features", "kernel"),
+    [(("avx512_vnni",), "DynamicQuantizeMatMul"), (("avx2",), "MatMulNBits")],
+)
+def test_what_would_saturate_is_multiplied_in_blocks(
+    features: tuple[str, ...],
+    kernel: str,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("overhaul.runtime._cpu.cpu_features", lambda: features)
+    model, x = integer_network(kind)
+    run = deployed(OnnxRuntime(round_inputs=True), model, x, tmp_path)
+    assert 1e-5 < relative_error(run, model, x) < 0.05
+    found = optimized_operations(tmp_path)
+    assert kernel in found
+    assert ({"DynamicQuantizeMatMul", "MatMulNBits"} - {kernel}).isdisjoint(found)
+    assert {"MatMul", "Gemm", "Add"}.isdisjoint(found)
+
+
 @pytest.mark.parametrize("directions", [1, 2])
 def test_an_lstm_rounds_its_inputs_if_asked_to(directions: int, tmp_path: Path) -> None:
     model = IntegerLSTM(bidirectional=directions == 2).requires_grad_(False)
@@ -208,6 +230,16 @@ def test_an_lstm_rounds_its_inputs_if_asked_to(directions: int, tmp_path: Path) 
     run = deployed(OnnxRuntime(round_inputs=True), model, x, tmp_path)
     assert 1e-5 < relative_error(run, model, x) < 0.05
     assert b"DynamicQuantizeLSTM" in (tmp_path / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_nothing_is_worked_out_around_a_recurrent_layer(directions: int, tmp_path: Path) -> None:
+    model = IntegerLSTM(bidirectional=directions == 2).requires_grad_(False)
+    x = torch.randn(3, 7, 8)
+    run = deployed(OnnxRuntime(), model, x, tmp_path)
+    assert relative_error(run, model, x) < 1e-5
+    left = {"Shape", "Expand", "ConstantOfShape", "Slice", "Concat"}
+    assert left.isdisjoint(optimized_operations(tmp_path))
 
 
 def test_torch_dequantizes_weights_on_opening(tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ from overhaul.deploy._real_twin import real_twin
 from overhaul.deploy._trial import Candidacy, Samples, try_engine
 from overhaul.deploy._why_not import (
     in_the_engine,
-    int8_instructions,
     many_zeros,
     memory_bound,
     memory_speed,
     what_may_be_behind,
 )
 from overhaul.quantization import Quantize
+from overhaul.runtime import int8_instructions
 from overhaul.tasks import Classification
 from tests.deploy.engine_cases import installed
 from tests.deploy.row_task import fact
@@ -271,7 +271,7 @@ def test_memory_is_named_where_reading_the_weights_takes_most_of_a_call() -> Non
 def test_integer_instructions_are_those_that_the_system_names(
     features: tuple[str, ...], wanted: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("overhaul.deploy._why_not.cpu_features", lambda: features)
+    monkeypatch.setattr("overhaul.runtime._cpu.cpu_features", lambda: features)
     assert int8_instructions() is wanted
     behind = " ".join(what_may_be_behind(nn.Sequential(), 1.0))
     assert ("no instructions for sums" in behind) is (wanted is False)

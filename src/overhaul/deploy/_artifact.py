@@ -26,7 +26,7 @@ class Artifact(OpenedArtifact[Tensor]):
 
     def _converted(self, name: str, value: Any) -> Tensor:
         if isinstance(value, Tensor):
-            return value.detach().cpu()
+            return value if value.is_cpu and not value.requires_grad else value.detach().cpu()
         if isinstance(value, np.ndarray):
             # torch shares the memory of an array, and needs it writable for that.
             return torch.from_numpy(np.require(value, requirements=["C", "W"]))

@@ -1,4 +1,4 @@
-"""`round_recurrent_inputs_`: LSTMs with integer weights that round their inputs at each call."""
+"""LSTMs and GRUs in ONNX: without the small nodes around them, and with rounded inputs."""
 
 from typing import Any
 
@@ -10,6 +10,40 @@ from overhaul.deploy._onnx_integers import MICROSOFT, add_initializer_
 
 _WHY = "to export a model to ONNX"
 _Array = NDArray[Any]
+
+
+def simplify_recurrent_(model: Any) -> None:
+    """Leave out what the exporter writes around recurrent layers and ONNX has no need of.
+
+    States that are zero, which is what a layer without them begins with; and the shape of the
+    outputs, which it works out in eight nodes at each call. On a small LSTM these took a tenth of
+    the time.
+
+    Args:
+        model: An ONNX model as `onnxscript.ir` holds it.
+    """
+    ir = load_optional("onnxscript", extra="onnx", why=_WHY).ir
+    for layer in list(model.graph):
+        if layer.op_type not in ("LSTM", "GRU"):
+            continue
+        for position in (5, 6):
+            if position < len(layer.inputs) and _is_zero(layer.inputs[position]):
+                layer.replace_input_with(position, None)
+        for transpose in [reader for reader, _ in layer.outputs[0].uses()]:
+            for reshape in [reader for reader, _ in transpose.outputs[0].uses()]:
+                if transpose.op_type != "Transpose" or reshape.op_type != "Reshape":
+                    continue
+                # From [steps, directions, samples, units] to [steps, samples, all units].
+                if layer.attributes["direction"].value == "bidirectional":
+                    shape = add_initializer_(model, "shape", ir.tensor(np.array([0, 0, -1])))
+                    reshape.replace_input_with(1, shape)
+                    continue
+                axis = add_initializer_(model, "axis", ir.tensor(np.array([1])))
+                squeezed = ir.node("Squeeze", [layer.outputs[0], axis])
+                ir.convenience.replace_nodes_and_values(
+                    model.graph, reshape, [reshape], [squeezed], reshape.outputs, squeezed.outputs
+                )
+    _drop_idle_(model)
 
 
 def round_recurrent_inputs_(model: Any) -> None:
@@ -58,6 +92,22 @@ def round_recurrent_inputs_(model: Any) -> None:
             model.graph, lstm, [lstm], [rounded], list(lstm.outputs), list(rounded.outputs)
         )
     _drop_idle_(model)
+
+
+def _is_zero(value: Any) -> bool:
+    """Tell whether all of a value is zero, whatever its shape."""
+    if value is None:
+        return False
+    if value.const_value is not None:
+        return not value.const_value.numpy().any()
+    node = value.producer()
+    if node is None:
+        return False
+    if node.op_type == "ConstantOfShape":
+        filled = node.attributes.get("value")
+        return filled is None or not filled.value.numpy().any()
+    moves = ("Expand", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Cast")
+    return node.op_type in moves and _is_zero(node.inputs[0])
 
 
 def _integers_behind(value: Any) -> tuple[_Array, _Array] | None:

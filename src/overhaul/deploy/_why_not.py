@@ -12,7 +12,7 @@ from overhaul.core import Fact, StoresIntegers
 from overhaul.deploy._executed import Executed, executed
 from overhaul.deploy._trial import Trial
 from overhaul.evaluation import Latency
-from overhaul.runtime import cpu_features
+from overhaul.runtime import int8_instructions
 
 _VECTOR = 16
 """Channels that kernels for 8-bit integers take at once."""
@@ -205,15 +205,3 @@ def memory_speed() -> float:
 def _rounded(model: nn.Module) -> list[StoresIntegers]:
     """Return the layers whose inputs are rounded to integers."""
     return [m for m in model.modules() if isinstance(m, StoresIntegers) and m.rounds_inputs]
-
-
-def int8_instructions() -> bool | None:
-    """Return whether the CPU adds products of 8-bit integers in one instruction.
-
-    None where the system does not say what its CPU has.
-    """
-    features = cpu_features()
-    return not _SUMS_OF_PRODUCTS.isdisjoint(features) if features else None
-
-
-_SUMS_OF_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}

@@ -1,7 +1,7 @@
 """Deployed models where there is no torch: open, verify and call them with NumPy and an engine."""
 
 from overhaul.runtime._artifact import Artifact, load
-from overhaul.runtime._cpu import cpu_features
+from overhaul.runtime._cpu import cpu_features, int8_instructions
 from overhaul.runtime._difference import INFINITE, Difference, difference
 from overhaul.runtime._errors import (
     ArtifactError,
@@ -48,6 +48,7 @@ __all__ = [
     "difference",
     "file_hash",
     "import_openvino",
+    "int8_instructions",
     "last_line",
     "load",
     "load_optional",

@@ -1,4 +1,4 @@
-"""`cpu_features`: which instructions of a CPU decide how fast, and how, an engine computes."""
+"""Which instructions of a CPU decide how fast, and how, an engine computes."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ _FEATURES = (
     *("amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"),
 )
 """Of x86 and Arm: vectors, products of 8-bit integers, 16-bit numbers, matrices."""
+_SUMS_OF_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -27,3 +28,12 @@ def cpu_features(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
             present = set(value.split())
             return tuple(feature for feature in _FEATURES if feature in present)
     return ()
+
+
+def int8_instructions() -> bool | None:
+    """Return whether the CPU adds products of 8-bit integers in one instruction, exactly.
+
+    None where the system does not say what its CPU has.
+    """
+    features = cpu_features()
+    return not _SUMS_OF_PRODUCTS.isdisjoint(features) if features else None

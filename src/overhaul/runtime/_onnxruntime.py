@@ -39,12 +39,12 @@ def open_onnxruntime(path: Path, signature: Signature, threads: int | None) -> A
             f"onnxruntime {runtime.__version__} cannot open '{path.name}': {error}. It was "
             f"written for onnxruntime {made_for}: use that, or deploy the model again."
         ) from error
-    names = [info.name for info in signature.inputs]
     taken = {node.name for node in session.get_inputs()}
+    named = [(i, info.name) for i, info in enumerate(signature.inputs) if info.name in taken]
+    outputs = [node.name for node in session.get_outputs()]
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        pairs = zip(names, inputs, strict=True)
-        return list(session.run(None, {name: array for name, array in pairs if name in taken}))
+        return list(session.run(outputs, {name: inputs[i] for i, name in named}))
 
     return run
 

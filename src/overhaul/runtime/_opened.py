@@ -52,6 +52,8 @@ class OpenedArtifact(ABC, Generic[T]):
         self.manifest = manifest
         self.differences_here = differences_here(signature)
         self._run = runner
+        self._names = [info.name for info in signature.inputs]
+        self._accepted_form: list[tuple[Any, Any]] = []
         if self.differences_here:
             self.golden_check()
 
@@ -129,7 +131,21 @@ class OpenedArtifact(ABC, Generic[T]):
     def _checked(self, inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> list[T]:
         if len(inputs) == 1 and isinstance(inputs[0], Mapping):
             return self._checked((), {**inputs[0], **named_inputs})
-        names = [info.name for info in self.signature.inputs]
+        values = self._in_order(inputs, named_inputs)
+        tensors = [self._converted(*pair) for pair in zip(self._names, values, strict=True)]
+        form = [(tensor.dtype, tensor.shape) for tensor in tensors]
+        # A small model takes some microseconds, and looking at shapes would be half of a call.
+        if form != self._accepted_form:
+            self._check(tensors)
+            self._accepted_form = form
+        return tensors
+
+    def _in_order(self, inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> Sequence[Any]:
+        names = self._names
+        if not named_inputs and len(inputs) == len(names):
+            return inputs
+        if not inputs and len(named_inputs) == len(names) and set(names) == set(named_inputs):
+            return [named_inputs[name] for name in names]
         given = {**dict(zip(names, inputs, strict=False)), **named_inputs}
         unknown = [name for name in given if name not in names]
         if unknown:
@@ -139,11 +155,12 @@ class OpenedArtifact(ABC, Generic[T]):
                 f"the deployed model takes {len(names)} inputs ({', '.join(names)}), each once, "
                 f"got {len(inputs)} by position and {sorted(named_inputs)} by name."
             )
-        tensors = []
+        return [given[name] for name in names]
+
+    def _check(self, tensors: list[T]) -> None:
         batch_sizes: set[int] = set()
         lengths: set[int] = set()
-        for info in self.signature.inputs:
-            tensor = self._converted(info.name, given[info.name])
+        for info, tensor in zip(self.signature.inputs, tensors, strict=True):
             problem = info.problem_with(tensor)
             if problem is not None:
                 raise DataError(
@@ -152,7 +169,6 @@ class OpenedArtifact(ABC, Generic[T]):
                 )
             batch_sizes |= info.sizes(tensor, "batch")
             lengths |= info.sizes(tensor, "length")
-            tensors.append(tensor)
         if len(batch_sizes) > 1 or 0 in batch_sizes:
             raise DataError(
                 "all inputs must have the same number of samples, at least one, got "
@@ -160,7 +176,6 @@ class OpenedArtifact(ABC, Generic[T]):
             )
         if self.signature.length is not None:
             _check_lengths(lengths, *self.signature.length)
-        return tensors
 
 
 def _check_lengths(lengths: set[int], shortest: int, longest: int) -> None:
