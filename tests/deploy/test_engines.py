@@ -1,6 +1,7 @@
 """Every engine on every kind of network, with real numbers and with integers."""
 
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -170,6 +171,21 @@ def test_a_maximum_is_one_of_integers(name: str, tmp_path: Path) -> None:
     assert relative_error(run, model, x) < FEW_STEPS
     if name == "onnxruntime":
         assert optimized_operations(tmp_path).count("QuantizeLinear") == 1
+
+
+@pytest.mark.parametrize(("zero_point", "wanted"), [(128, "i8"), (127, "u8")])
+def test_openvino_gets_integers_around_zero_without_a_zero_point(
+    zero_point: int, wanted: str, tmp_path: Path
+) -> None:
+    rounded = Rounded()
+    rounded.zero_point.fill_(zero_point)
+    model = nn.Sequential(rounded, IntegerConv(nn.Conv2d(1, 4, 3))).requires_grad_(False)
+    x = torch.randn(2, 1, 9, 9)
+    run = deployed(installed("openvino"), model, x, tmp_path)
+    assert relative_error(run, model, x) < 1e-5
+    text = (tmp_path / "model.xml").read_text()
+    found = set(re.findall(r'destination_type="([iu]8)"', text))
+    assert found == {wanted}
 
 
 class PaddedShortcut(nn.Module):

@@ -90,6 +90,16 @@ def test_a_moving_average_forgets_slowly() -> None:
     assert way.range_of(seen) == (0.0, 6.0)
 
 
+@given(st.floats(-100, -0.01), st.floats(0.01, 100))
+def test_zero_comes_into_the_middle_where_that_costs_little(low: float, high: float) -> None:
+    scale, zero = scale_and_zero((low, high), symmetric="auto")
+    least, _ = scale_and_zero((low, high), symmetric=False)
+    even = min(-low, high) >= 0.75 * max(-low, high)
+    assert not even or zero == 128
+    assert even or scale == least
+    assert scale <= least * 2 / 1.75 * 255 / 254
+
+
 @given(st.floats(-100, 100), st.floats(-100, 100), st.booleans())
 def test_zero_is_always_an_integer(one: float, other: float, symmetric: bool) -> None:
     scale, zero = scale_and_zero((min(one, other), max(one, other)), symmetric=symmetric)

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
 from overhaul.core import load_optional
+from overhaul.deploy._onnx_integers import add_initializer_
 
 _WHY = "to export a model to ONNX"
 
@@ -56,6 +59,27 @@ def round_what_was_moved_(model: Any) -> None:
         real = _rounded_(model, readers[0][0], node.outputs[0], scale, zero)
         for reader, position in readers:
             reader.replace_input_with(position, real)
+
+
+def center_zero_points_(model: Any) -> None:
+    """Store integers of 0 to 255 around 128 as integers around zero, which are the same numbers.
+
+    OpenVINO's convolutions take an eighth to a third more time for inputs with a zero point.
+
+    Args:
+        model: An ONNX model as `onnxscript.ir` holds it.
+    """
+    ir = load_optional("onnxscript", extra="onnx", why=_WHY).ir
+    for node in list(model.graph):
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.inputs) < 3:
+            continue
+        zero = node.inputs[2].const_value
+        if zero is None or zero.dtype != ir.DataType.UINT8 or not (zero.numpy() == 128).all():
+            continue
+        zeros = np.zeros(zero.shape.numpy(), np.int8)
+        node.replace_input_with(2, add_initializer_(model, "zero_point", ir.tensor(zeros)))
+        integers = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
+        integers.type = ir.TensorType(ir.DataType.INT8)
 
 
 def _pads_zeros(node: Any) -> bool:

@@ -13,7 +13,7 @@ from overhaul.core import ArtifactError, load_optional
 from overhaul.deploy._engine import Engine, Runner
 from overhaul.deploy._onnx_export import export_onnx
 from overhaul.deploy._onnx_half import store_scales_in_half_
-from overhaul.deploy._onnx_moves import round_before_pooling_
+from overhaul.deploy._onnx_moves import center_zero_points_, round_before_pooling_
 from overhaul.deploy._onnx_weights import drop_unused_, regularize_blocks_, weights_of
 from overhaul.deploy._quiet import quiet
 from overhaul.runtime import Signature, import_openvino, last_line, open_openvino, openvino_core
@@ -80,6 +80,7 @@ class OpenVINO(Engine):
             regularize_blocks_(exported.model, weight)
         drop_unused_(exported.model)
         round_before_pooling_(exported.model)
+        center_zero_points_(exported.model)
         store_scales_in_half_(exported.model)
         try:
             with quiet(), TemporaryDirectory() as temporary:

@@ -1,7 +1,7 @@
 """`Calibration`: from the values of an activation to the range that its integers cover."""
 
 from abc import ABC, abstractmethod
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -10,9 +10,11 @@ from torch import Tensor
 from overhaul.core import Spec
 
 Range: TypeAlias = tuple[float, float]
+Symmetric: TypeAlias = bool | Literal["auto"]
 _BINS = 2048
 _LEVELS = 255
 _CANDIDATES = 100
+_EVEN = 0.75
 
 
 class Calibration(Spec, ABC):
@@ -243,25 +245,30 @@ class Entropy(Calibration):
         return min(seen.low, 0.0) * best, max(seen.high, 0.0) * best
 
 
-def scale_and_zero(found: Range, *, symmetric: bool) -> tuple[float, int]:
+def scale_and_zero(found: Range, *, symmetric: Symmetric) -> tuple[float, int]:
     r"""Return scale and zero point of a `uint8` for a range; zero itself is always exact.
 
     .. math:: s = (h - l) / 255, \qquad z = \mathrm{round}(-l / s)
 
     Args:
         found: The range; it is widened to hold zero.
-        symmetric: Whether a range with negative values is made as wide below zero as above it.
+        symmetric: Whether a range with negative values is made as wide below zero as above it;
+            `auto`: where its narrower side is at least three quarters of the other, so that the
+            scale grows by a seventh at most.
 
     Example:
         >>> scale_and_zero((0.0, 510.0), symmetric=True)
         (2.0, 0)
-        >>> scale_and_zero((-1.0, 1.0), symmetric=True)[1]
+        >>> scale_and_zero((-1.0, 0.8), symmetric="auto")[1]
         128
+        >>> scale_and_zero((-1.0, 0.2), symmetric="auto")[1]
+        213
     """
     low, high = min(found[0], 0.0), max(found[1], 0.0)
     if high - low < 1e-12:
         return 1.0, 0
-    if symmetric and low < 0:
+    even = min(-low, high) >= _EVEN * max(-low, high) if symmetric == "auto" else symmetric
+    if even and low < 0:
         return max(-low / 128, high / 127), 128
     scale = (high - low) / _LEVELS
     return scale, round(-low / scale)

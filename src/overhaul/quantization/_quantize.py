@@ -27,7 +27,7 @@ from overhaul.evaluation import model_device
 from overhaul.graph import foldable_norms
 from overhaul.quantization._activation_error import activation_facts
 from overhaul.quantization._budget import Budget
-from overhaul.quantization._calibration import Calibration, SquaredError
+from overhaul.quantization._calibration import Calibration, SquaredError, Symmetric
 from overhaul.quantization._choose_types import choose_types
 from overhaul.quantization._integer_map import Granularity, WeightType
 from overhaul.quantization._judge import Judge
@@ -72,7 +72,8 @@ class Quantize(Step):
         granularity: Which numbers of a weight share a scale: `tensor`, `channel` or `block`.
             Default `channel` for `int8`, `block` for `int4`.
         block_size: How many inputs a block has. Default 32.
-        symmetric: Whether activations with negative values have zero in the middle. Default False.
+        symmetric: Whether activations with negative values have zero in the middle, which OpenVINO
+            is faster with. Default `auto`: where the scale grows by a seventh at most.
         calibration: How ranges are chosen. Default `SquaredError()`.
         batches: How many batches are looked at. Default 8.
         batch_size: Samples in each. Default 32.
@@ -125,7 +126,7 @@ class Quantize(Step):
     activations: Literal["int8"] | None = "int8"
     granularity: Granularity | None = None
     block_size: int = Field(default=32, ge=8, description="How many inputs share a scale.")
-    symmetric: bool = False
+    symmetric: Symmetric = "auto"
     calibration: Calibration = SquaredError()
     batches: int = Field(default=8, ge=1, description="How many batches are looked at.")
     batch_size: int = Field(default=32, ge=1, description="Samples in a batch.")

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from overhaul.core import Batch, evaluating
-from overhaul.quantization._calibration import Calibration, Seen, scale_and_zero
+from overhaul.quantization._calibration import Calibration, Seen, Symmetric, scale_and_zero
 from overhaul.quantization._plan import Plan
 from overhaul.quantization._quantized_layer import input_name
 
@@ -21,7 +21,7 @@ def observe(
     batches: Iterable[Batch],
     calibration: Calibration,
     *,
-    symmetric: bool,
+    symmetric: Symmetric,
 ) -> Ranges:
     """Run the model on batches and choose a range for each activation that becomes integers.
 
