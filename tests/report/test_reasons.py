@@ -114,6 +114,16 @@ def test_another_engine_is_named_and_noise_too() -> None:
     )
 
 
+def test_pytorch_is_slow_with_stored_integers_and_that_is_said() -> None:
+    slow = latency("quantize", 6.0)
+    found = latency_against_macs(_row("quantize", size=110_000, latency_ms=slow), ORIGINAL)
+    assert found is not None
+    assert "PyTorch makes real numbers of the stored integers or halves at each call" in found
+    as_large = latency_against_macs(_row("quantize", latency_ms=slow), ORIGINAL)
+    assert as_large is not None
+    assert "integers" not in as_large
+
+
 def test_other_settings_are_named_and_not_compared() -> None:
     row = _row("final", latency_ms=latency("final", 30.0, batch_size=64))
     assert latency_against_macs(row, ORIGINAL) == (

@@ -10,6 +10,7 @@ from overhaul.report._row import Row
 
 _CLEARLY = 0.1
 _SAME = 0.05
+_FEWER = 0.75
 
 
 def derived_reasons(row: Row, original: Row) -> tuple[str, ...]:
@@ -108,6 +109,11 @@ def latency_against_macs(row: Row, original: Row) -> str | None:
     engines = [_detail(which.latency_ms, "engine") for which in (row, original)]
     if None not in engines and engines[0] != engines[1]:
         why = f"it ran in {engines[0]}, the original in {engines[1]}"
+    elif engines[0] == "torch" and found.value > macs_ratio and _stores_fewer_bits(row, original):
+        why = (
+            "PyTorch makes real numbers of the stored integers or halves at each call; what an "
+            "engine does with them is measured on the artifact of `Deploy`"
+        )
     else:
         why = (
             "time also depends on memory traffic, the overhead of each operator and how well its "
@@ -143,6 +149,11 @@ def _file_against_parameters(row: Row, original: Row) -> tuple[float | None, flo
 def _bytes_each(row: Row) -> float | None:
     size_bytes, parameters = number(row.size_bytes), number(row.parameters)
     return size_bytes / parameters if size_bytes is not None and parameters else None
+
+
+def _stores_fewer_bits(row: Row, original: Row) -> bool:
+    each = [_bytes_each(which) for which in (row, original)]
+    return each[0] is not None and each[1] is not None and each[0] < _FEWER * each[1]
 
 
 def _detail(fact: Fact | None, key: str) -> object:
