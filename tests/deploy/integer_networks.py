@@ -149,8 +149,26 @@ def static_cnn() -> nn.Module:
     )
 
 
+class IntegerShortcut(nn.Module):
+    """A convolution beside a shortcut that is cut and padded: both read the same integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Sequential(Rounded(), IntegerConv(nn.Conv2d(3, 8, 3, padding=1)))
+        self.shared = nn.Sequential(nn.ReLU(), Rounded(positive=True))
+        self.conv = IntegerConv(nn.Conv2d(8, 16, 3, stride=2, padding=1))
+        self.after, self.head = Rounded(), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.shared(self.before(x))
+        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        out: Tensor = self.head((self.after(self.conv(x)) + shortcut).relu().mean((2, 3)))
+        return out
+
+
 INTEGER_NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "static_cnn": (static_cnn, (3, 8, 8)),
+    "static_shortcut": (IntegerShortcut, (3, 8, 8)),
     "static_linear": (lambda: nn.Sequential(Rounded(), IntegerLinear(16, 8)), (16,)),
     "weights": (lambda: IntegerLinear(40, 24), (40,)),
     "shifted_weights": (lambda: IntegerLinear(40, 24, shift=1), (40,)),

@@ -57,7 +57,8 @@ REAL_CASES = [
 ]
 INTEGER_CASES = [
     *((name, kind) for name in QUICK for kind in INTEGER_NETWORKS),
-    *(("executorch", k) for k in ("static_cnn", "blocks", "transposed_groups", "embedding")),
+    *(("executorch", k) for k in ("static_cnn", "static_shortcut", "blocks", "transposed_groups")),
+    ("executorch", "embedding"),
 ]
 FEW_STEPS = 0.05
 """Where sums are rounded to integers on the way, an engine may round some of them otherwise."""

@@ -34,9 +34,15 @@ def with_executorch_integers(program: ExportedProgram) -> fx.GraphModule:
     """
     module = folded(unrolled(program), keep=_is_integer_weight)
     for node in list(module.graph.nodes):
-        if node.target in (_QUANTIZE, _DEQUANTIZE):
+        if node.target is _QUANTIZE:
             with module.graph.inserting_before(node):
                 node.replace_all_uses_with(_translated(module, node))
+            module.graph.erase_node(node)
+        elif node.target is _DEQUANTIZE:
+            # One for each reader: XNNPACK fails on integers that two layers read together.
+            for reader in list(node.users):
+                with module.graph.inserting_before(reader):
+                    reader.replace_input_with(node, _translated(module, node))
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
     module.recompile()
