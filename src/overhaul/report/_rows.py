@@ -29,7 +29,10 @@ TITLES = {
     "peak_memory_bytes": "peak memory",
     "latency_ms": "latency",
 }
-_NO_QUALITY = ("difference", "verdict", "skipped", "output_error")
+_NO_QUALITY = (
+    *("difference", "verdict", "skipped", "output_error"),
+    *("stage_quality", "trial_quality"),  # of a network or copy on the way
+)
 _STEP = re.compile(r"(\d+) ")
 _CONTROL, _TRIAL = "control/", "artifact/"
 

@@ -31,6 +31,7 @@ from overhaul.core import (
 from overhaul.evaluation import predict
 from overhaul.training._augmentation import Augmentation
 from overhaul.training._batching import epoch_batches, parts_of
+from overhaul.training._choose import choose_settings, epochs_of_trial, epochs_of_trials
 from overhaul.training._combiner import BoundCombiner, Combiner, Sum
 from overhaul.training._constraint import BoundConstraint, Constraint
 from overhaul.training._hardware import Hardware, Precision
@@ -54,6 +55,10 @@ class Train(Step):
     observer looks on. After each epoch the task's number to choose by is measured on
     `val`. The weights from before the training take part in the choice, so training never
     makes the model worse on `val`.
+
+    Settings of the objective that are `auto` (`Distill(weight="auto")`) are chosen on `val` before
+    that, by trainings of copies of the model for a tenth of the epochs each, at least one. The
+    control gets all these epochs too.
 
     Args:
         epochs: Passes over the training split.
@@ -107,18 +112,24 @@ class Train(Step):
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Train the model in place and return it."""
+        objective = choose_settings(self.objective, self._trial, model, ctx)
         flags = [(module, module.training) for module in model.modules()]
         device = next(model.parameters()).device
-        _Loop(self, model, ctx).run_()
+        _Loop(self.model_copy(update={"objective": objective}), model, ctx).run_()
         for module, flag in flags:
             module.training = flag
         return model.to(device)
 
-    def control(self) -> Step:
+    def control(self) -> "Train":
         """Return the same training with the plain task loss: what training alone would give."""
-        return self.model_copy(
-            update={"objective": TaskLoss(), "combiner": Sum(), "constraints": ()}
-        )
+        epochs = self.epochs + epochs_of_trials(self.objective, self.epochs)
+        plain = {"objective": TaskLoss(), "combiner": Sum(), "constraints": ()}
+        return self.model_copy(update={**plain, "epochs": epochs})
+
+    def _trial(self, objective: Objective) -> "Train":
+        """Return a short training, whose last weights count: the best epoch is a lucky one."""
+        short = {"epochs": epochs_of_trial(self.epochs), "observers": (), "keep": "last"}
+        return self.model_copy(update={"objective": objective, **short})
 
 
 @dataclass
