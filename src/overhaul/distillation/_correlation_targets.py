@@ -46,8 +46,8 @@ class CorrelationTargets(ClassMatch):
         SpecError: the task is not one of classes, or both weights are 0.
 
     Example:
-        >>> CorrelationTargets(intra=2.0, temperature=4.0)
-        CorrelationTargets(intra=2.0, temperature=4.0)
+        >>> CorrelationTargets(temperature=4.0, intra=2.0)
+        CorrelationTargets(temperature=4.0, intra=2.0)
 
     Paper: Huang et al., NeurIPS 2022 (DIST).  Differs: some programs for it multiply by
     :math:`T^2`, this one does not; rows and columns without a correlation are left out.
