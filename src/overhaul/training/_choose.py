@@ -32,7 +32,11 @@ def epochs_of_trials(objective: Objective, epochs: int) -> int:
 
 
 def choose_settings(
-    objective: Objective, trial: Callable[[Objective], Step], model: nn.Module, ctx: Context
+    objective: Objective,
+    trial: Callable[[Objective], Step],
+    epochs: int,
+    model: nn.Module,
+    ctx: Context,
 ) -> Objective:
     """Return the objective with every open setting chosen on `val`.
 
@@ -44,13 +48,14 @@ def choose_settings(
     Args:
         objective: Any; one without open settings is returned as it is.
         trial: Makes the short training of an objective, which is to log `val_<metric>`.
+        epochs: Of each of these.
         model: What will be trained. It is not changed.
         ctx: For facts, and for checkpoints of an interrupted trial.
     """
     settings = objective.open_settings
     if not settings:
         return objective
-    trials = _Trials(objective, trial, model, ctx)
+    trials = _Trials(objective, trial, epochs, model, ctx)
     values = {setting.name: setting.start for setting in settings}
     for setting in settings:
         found = {
@@ -60,7 +65,7 @@ def choose_settings(
         sign = 1 if ctx.task.higher_is_better else -1
         best = max(found, key=lambda value: sign * found[value])
         values[setting.name] = best
-        _log_choice(setting, best, found, ctx)
+        _log_choice(setting, best, found, epochs, ctx)
     return objective.settled(values)
 
 
@@ -71,10 +76,12 @@ class _Trials:
         self,
         objective: Objective,
         trial: Callable[[Objective], Step],
+        epochs: int,
         model: nn.Module,
         ctx: Context,
     ) -> None:
-        self.objective, self.trial, self.model, self.ctx = objective, trial, model, ctx
+        self.objective, self.trial, self.epochs = objective, trial, epochs
+        self.model, self.ctx = model, ctx
         self.checkpoints = ctx.checkpoints.part("trials")
         saved = self.checkpoints.latest()
         self.saved: dict[str, float] = saved["quality"] if saved else {}
@@ -89,7 +96,7 @@ class _Trials:
                 self.checkpoints.save(len(self.saved), {"quality": self.saved})
             self.found[key] = self.saved[key]
             ctx = self.ctx
-            detail = {"metric": ctx.task.selection_metric, **values}
+            detail = {"metric": ctx.task.selection_metric, "epochs": self.epochs, **values}
             n = len(ctx.data.val)
             ctx.log("trial_quality", self.found[key], split="val", n=n, detail=detail)
         return self.found[key]
@@ -114,15 +121,15 @@ class _Trials:
 
 
 def _log_choice(
-    setting: OpenSetting, best: float, found: Mapping[float, float], ctx: Context
+    setting: OpenSetting, best: float, found: Mapping[float, float], epochs: int, ctx: Context
 ) -> None:
-    metric = ctx.task.selection_metric
+    trials = f"trials of {epochs} epoch{'s' * (epochs > 1)} each"
     others = ", ".join(f"{quality:.4f} with {value:g}" for value, quality in found.items())
     meaning = f"{setting.meaning[best]}; " if best in setting.meaning else ""
     ctx.log(
         "setting_chosen",
         best,
-        reason=f"{meaning}{metric} on val after the trials: {others}",
+        reason=f"{meaning}{ctx.task.selection_metric} on val after {trials}: {others}",
         detail={"setting": setting.name},
     )
     ctx.progress.say(f"{ctx.label}: {setting.name} {best:g} is best on val ({others})")

@@ -111,7 +111,9 @@ class Train(Step):
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Train the model in place and return it."""
-        objective = choose_settings(self.objective, self._trial, model, ctx)
+        objective = choose_settings(
+            self.objective, self._trial, epochs_of_trial(self.epochs), model, ctx
+        )
         flags = [(module, module.training) for module in model.modules()]
         device = next(model.parameters()).device
         _Loop(self.model_copy(update={"objective": objective}), model, ctx).run_()
