@@ -50,7 +50,8 @@ class CorrelationTargets(ClassMatch):
         CorrelationTargets(temperature=4.0, intra=2.0)
 
     Paper: Huang et al., NeurIPS 2022 (DIST).  Differs: some programs for it multiply by
-    :math:`T^2`, this one does not; rows and columns without a correlation are left out.
+    :math:`T^2`, this one does not; rows and columns without a correlation are left out.  The
+    defaults are those of the loss in the authors' program.
     """
 
     inter: float = Field(default=1.0, ge=0, description="Weight of the correlation over classes.")
