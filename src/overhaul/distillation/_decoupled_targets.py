@@ -49,8 +49,8 @@ class DecoupledTargets(ClassMatch):
         >>> DecoupledTargets(beta=2.0)
         DecoupledTargets(beta=2.0)
 
-    Paper: Zhao et al., CVPR 2022 (DKD).  Differs: the weight does not rise over the first epochs (20
-    in the authors' program). The defaults are those of that program, which has another `beta` for
+    Paper: Zhao et al., CVPR 2022 (DKD).  Differs: the weight does not rise over the first epochs
+    (20 in the authors' program). The defaults are those of that program, with another `beta` for
     each pair of networks: 8 from ResNet-32x4 to 8x4, 2 from ResNet-56 to 20 (CIFAR-100).
     """
 
