@@ -1,13 +1,17 @@
 """`auto`: a weight and temperatures chosen on `val`, by trials before the training."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from jsonschema import Draft202012Validator
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from overhaul.cli._app import app
 from overhaul.core import (
     Batch,
     CheckpointFolder,
@@ -30,6 +34,7 @@ from overhaul.distillation import (
     SoftTargets,
 )
 from overhaul.pruning import PruneChannels
+from overhaul.quantization import Quantize
 from overhaul.report import read_rows, step_table
 from overhaul.running import Recipe
 from overhaul.tasks import Regression
@@ -260,6 +265,42 @@ def test_a_teacher_that_knows_more_gets_a_share(make_context: MakeContext) -> No
     assert choices(ctx.facts)["weight"] == 0.9
     [fact] = facts_named(ctx.facts, "setting_chosen")
     assert "not to help" not in str(fact.reason)
+
+
+def digits_net() -> nn.Module:
+    return TinyCNN(classes=10)
+
+
+def test_the_command_runs_it_and_its_schema_knows_it(tmp_path: Path) -> None:
+    recipe = {
+        "model": "tests.distillation.test_auto:digits_net",
+        "task": {"classification": {"data": "digits"}},
+        "steps": [plan_of(AUTO, epochs=1, batch_size=256).to_data()],
+    }
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    command = CliRunner()
+    schema = json.loads(command.invoke(app, ["schema"]).stdout)
+    assert Draft202012Validator(schema).is_valid(recipe)
+    where = ["-o", str(tmp_path / "run"), "--no-cost", "--quiet"]
+    ran = command.invoke(app, ["run", str(tmp_path / "recipe.json"), *where])
+    assert ran.exit_code == 0, ran.output
+    shown = " ".join(command.invoke(app, ["show", str(tmp_path / "run")]).stdout.split())
+    assert "soft_targets.temperature" in shown
+    assert "chosen on val: " in shown
+    assert "shown against the control" in shown
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["test_opened"] == 1
+
+
+def test_it_goes_with_training_under_a_rounding(make_context: MakeContext) -> None:
+    """There a constraint is at work in the trials, on copies that it has to let go."""
+    ctx = make_context(tiny_cnn())
+    step = Quantize(weights="int8", training=plan_of(Distill(weight="auto"), epochs=1))
+    step.apply(tiny_cnn(), ctx)
+    assert list(choices(ctx.facts)) == ["weight"]
+    control = step.control()
+    assert isinstance(control, Train)
+    assert control.epochs == 5
 
 
 class _KilledError(Exception):
