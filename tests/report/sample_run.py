@@ -156,6 +156,16 @@ def _epochs(subject: str, epochs: int, loss: float, accuracy: float) -> list[Fac
     return facts
 
 
+def facts_with_effect(effect: str) -> list[Fact]:
+    """Return the facts of a finished run whose methods gave this beyond the control."""
+    return [
+        fact.model_copy(update={"detail": {**fact.detail, "effect": effect}})
+        if fact.detail.get("reference") == "control"
+        else fact
+        for fact in sample_facts()
+    ]
+
+
 def _finish() -> list[Fact]:
     small = (16_410, 16_402, 402_000)
     return [

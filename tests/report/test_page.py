@@ -9,7 +9,7 @@ import pytest
 
 from overhaul.core import CorruptedFileError, Fact, RunFolder, RunFolderError
 from overhaul.report import read_rows, write_report
-from tests.report.sample_run import RECIPE, SENTENCES, sample_facts, sample_run
+from tests.report.sample_run import RECIPE, SENTENCES, facts_with_effect, sample_facts, sample_run
 
 _VOID = {"meta", "link", "br", "img", "hr", "input"}
 _FETCHING = {"src", "href", "srcset", "data", "action", "poster", "xlink:href"}
@@ -223,6 +223,16 @@ def test_a_run_without_facts_renders(run: RunFolder) -> None:
 def test_a_finished_run_without_control_says_so(run: RunFolder) -> None:
     run.write_facts([fact for fact in sample_facts() if "control" not in fact.subject])
     assert "This run has no control" in _Page(_written(run)).text
+
+
+@pytest.mark.parametrize("effect", ["gain shown", "no gain shown", "harm shown"])
+def test_what_the_methods_gave_stands_beside_the_verdict(run: RunFolder, effect: str) -> None:
+    run.write_facts(facts_with_effect(effect))
+    page = _Page(_written(run))
+    heading = page.text.partition("Step by step")[0]
+    assert f"{effect} against the control" in heading
+    assert page.problems == []
+    assert page.find("span", class_=f"badge {effect.split()[0]}")
 
 
 def test_everything_from_outside_is_escaped(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console, RenderableType
 
 from overhaul.core import Fact
 from overhaul.report import read_rows, step_table, verdict_text
-from tests.report.sample_run import SENTENCES, sample_facts
+from tests.report.sample_run import SENTENCES, facts_with_effect, sample_facts
 
 
 def _printed(renderable: RenderableType, width: int = 80) -> str:
@@ -81,7 +81,23 @@ def test_markup_in_a_name_is_text() -> None:
 
 
 def test_the_verdict_and_its_sentences() -> None:
-    assert verdict_text(sample_facts()).plain.splitlines() == ["not proved", *SENTENCES]
+    first, *rest = verdict_text(sample_facts()).plain.splitlines()
+    assert (first, rest) == ("not proved; no gain shown against the control", SENTENCES)
+
+
+@pytest.mark.parametrize(
+    ("effect", "style"),
+    [
+        ("gain shown", "bold green"),
+        ("no gain shown", "bold yellow"),
+        ("harm shown", "bold red"),
+    ],
+)
+def test_what_the_methods_gave_stands_beside_the_verdict(effect: str, style: str) -> None:
+    text = verdict_text(facts_with_effect(effect))
+    said = f"{effect} against the control"
+    assert text.plain.splitlines()[0] == f"not proved; {said}"
+    assert style in {str(s.style) for s in text.spans if text.plain[s.start : s.end] == said}
 
 
 def test_an_unfinished_run_says_how_to_go_on() -> None:

@@ -67,7 +67,11 @@ def main(out: Path) -> None:
             objective=Distill(teacher=("original", _FRESH), mix="learned"),
             optimizer=SGD(lr=0.1),
         ),
-        DistillInto(student=_FRESH, generations=2, train=Train(epochs=1, optimizer=SGD(lr=0.1))),
+        DistillInto(
+            student=_FRESH,
+            generations=2,
+            train=Train(epochs=1, objective=Distill(weight="auto"), optimizer=SGD(lr=0.1)),
+        ),
     )
     recipe.run(net, tiny_task(), out=out, cost=False, progress=Progress(quiet=True))
     # Samples of different lengths, so that processes have different numbers of tokens.

@@ -35,7 +35,7 @@ def launch(out: Path, processes: int) -> None:
 
 def trained(folder: RunFolder) -> list[Fact]:
     """Return what was found in training, of the peers and the weights of teachers as well."""
-    names = ("train_loss", "val_loss", "teacher_weight")
+    names = ("train_loss", "val_loss", "teacher_weight", "trial_quality", "setting_chosen")
     return [fact for fact in folder.facts() if fact.name in names]
 
 
@@ -61,6 +61,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     found = [trained(RunFolder(tmp_path / name)) for name in ("one", "two")]
     names = {(fact.subject, fact.name) for fact in found[0]}
     assert names >= {("4 train, peer 2", "val_loss"), ("5 train", "teacher_weight")}
+    assert ("6 distill_into, student 2", "setting_chosen") in names
     assert [fact.subject for fact in found[0]] == [fact.subject for fact in found[1]]
     one, two = ([float(fact.value or 0) for fact in facts] for facts in found)
     assert one == pytest.approx(two, rel=1e-4)

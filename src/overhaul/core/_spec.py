@@ -416,4 +416,4 @@ def _field_of(detail: ErrorDetails) -> tuple[str, ...]:
     return tuple(map(str, parts))
 
 
-_UNION_MEMBERS = {"str", "bool", "int", "float", "none", "callable"}
+_UNION_MEMBERS = {"str", "bool", "int", "float", "constrained-float", "none", "callable"}

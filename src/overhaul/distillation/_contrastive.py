@@ -42,7 +42,8 @@ class Contrastive(LayerMatch):
 
     Paper: Tian, Krishnan and Isola, ICLR 2020 (CRD).  Differs: the others are those of the batch
     and not drawn from a memory of all samples, and the loss is a softmax over them and not a yes
-    or no for each.
+    or no for each: the weight 0.8 of the authors' program is of another loss. The dimensions and
+    the temperature are theirs.
     """
 
     dimensions: int = Field(default=128, ge=1, description="Size of the common space.")

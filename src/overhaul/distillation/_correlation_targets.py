@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from overhaul.core import Batch, Context, SpecError, Task
-from overhaul.distillation._for_classes import check_has_classes
-from overhaul.distillation._match import BoundMatch, Match
-from overhaul.distillation._output_match import BoundOutputMatch
+from overhaul.distillation._auto import Temperature
+from overhaul.distillation._match import BoundMatch
+from overhaul.distillation._output_match import BoundOutputMatch, ClassMatch
 from overhaul.distillation._precision import single, unit
 
 
-class CorrelationTargets(Match):
+class CorrelationTargets(ClassMatch):
     r"""One minus the correlation of the student's probabilities with the teacher's.
 
     .. math::
@@ -37,7 +37,7 @@ class CorrelationTargets(Match):
     Args:
         inter: :math:`\beta`, weight of the correlation over classes. Default 1.
         intra: :math:`\gamma`, weight of the correlation over samples. Default 1.
-        temperature: :math:`T`. Default 1.
+        temperature: :math:`T`; `auto` chooses it on `val`. Default 1.
         weight: Factor of this loss beside the others. Default 1.
 
     Shapes: outputs of student and teacher `[B, C]`; of language models `[B, T, V]`.
@@ -46,26 +46,23 @@ class CorrelationTargets(Match):
         SpecError: the task is not one of classes, or both weights are 0.
 
     Example:
-        >>> CorrelationTargets(intra=2.0, temperature=4.0)
-        CorrelationTargets(intra=2.0, temperature=4.0)
+        >>> CorrelationTargets(temperature=4.0, intra=2.0)
+        CorrelationTargets(temperature=4.0, intra=2.0)
 
     Paper: Huang et al., NeurIPS 2022 (DIST).  Differs: some programs for it multiply by
-    :math:`T^2`, this one does not; rows and columns without a correlation are left out.
+    :math:`T^2`, this one does not; rows and columns without a correlation are left out.  The
+    defaults are those of the loss in the authors' program.
     """
 
     inter: float = Field(default=1.0, ge=0, description="Weight of the correlation over classes.")
     intra: float = Field(default=1.0, ge=0, description="Weight of the correlation over samples.")
-    temperature: float = Field(default=1.0, gt=0, description="It divides both networks' logits.")
+    temperature: Temperature = Field(default=1.0, description="It divides both networks' logits.")
 
     @model_validator(mode="after")
     def _some_weight(self) -> Self:
         if self.inter == self.intra == 0:
             raise SpecError("one of `inter` and `intra` must be above 0, got 0 for both.")
         return self
-
-    def preflight(self, teacher: nn.Module, task: Task, batch: Batch) -> None:
-        """See that the task has classes."""
-        check_has_classes(self.spec_name(), task)
 
     def bind(
         self, student: nn.Module, teacher: nn.Module, batch: Batch, ctx: Context
@@ -78,12 +75,12 @@ class _CorrelationTargets(BoundOutputMatch):
     suffix = "correlation"
 
     def __init__(self, plan: CorrelationTargets, task: Task) -> None:
-        super().__init__(task)
+        super().__init__(plan, task)
         self.plan = plan
 
     def part_loss(self, part: Task, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
         own_BC, theirs_BC = (
-            (single(part.rows(logits, targets)) / self.plan.temperature).softmax(1)
+            (single(part.rows(logits, targets)) / self.temperature).softmax(1)
             for logits in (student, teacher)
         )
         inter = _uncorrelated(own_BC, theirs_BC)

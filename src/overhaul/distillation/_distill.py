@@ -1,6 +1,6 @@
 """`Distill`: a student learns from a teacher."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from itertools import count
@@ -25,13 +25,18 @@ from overhaul.core import (
     evaluating,
     load_weights_,
 )
+from overhaul.distillation._auto import Share, as_number, open_temperature
 from overhaul.distillation._layer_match import LayerMatch
 from overhaul.distillation._match import BoundMatch, Match
 from overhaul.distillation._mixture import MIXTURE_LOSS, Mixture
+from overhaul.distillation._output_match import OutputMatch
 from overhaul.distillation._seen import Seen, see
 from overhaul.distillation._soft_targets import SoftTargets
 from overhaul.distillation._teacher_cache import CachedTeacher, TeacherCache
-from overhaul.training import BoundObjective, Objective
+from overhaul.training import BoundObjective, Objective, OpenSetting, TaskLoss
+
+_WEIGHTS, _WEIGHT = (0.0, 0.25, 0.5, 0.9), 0.5
+_NO_HELP = "the teacher was found not to help on val, so that the model learns without it"
 
 Teacher: TypeAlias = Literal["original"] | Network | InputFile | nn.Module
 """The original, a network as data, a file of weights for the original, or a network."""
@@ -51,15 +56,16 @@ class Distill(Objective):
             weights), or a file with weights for the original's architecture; or several of these,
             whose outputs (logits, for classes) are mixed. Default `original`.
         match: What the student matches of the teacher. Default `SoftTargets()`.
-        weight: :math:`\lambda`, the share of the teacher in the loss, in [0, 1]. Default 0.5.
+        weight: :math:`\lambda`, the share of the teacher in the loss, in [0, 1]; or `auto`, for the
+            one of 0, 0.25, 0.5 and 0.9 that does best on `val` in short trials. Default 0.5.
         mix: How several teachers are weighted: `equal`, or `learned` by the task's loss of their
             mixture on the training batches; no gradient of it reaches the student.
         cache: Where outputs of the teacher are kept, so that they are computed once. Default: they
             are computed each time.
 
     Raises:
-        SpecError: layers of several teachers are to be matched; or a cache is given, and more than
-            the outputs of one teacher is needed.
+        SpecError: layers of several teachers are to be matched; a cache is given, and more than
+            the outputs of one teacher is needed; or a temperature is `auto` and the weight is 0.
         ModelError: the teacher's outputs do not fit the task.
 
     Example:
@@ -76,9 +82,7 @@ class Distill(Objective):
         min_length=1,
         description="At least one match, such as soft_targets.",
     )
-    weight: float = Field(
-        default=0.5, ge=0, le=1, description="It is the teacher's share of the loss."
-    )
+    weight: Share = Field(default=0.5, description="It is the teacher's share of the loss.")
     mix: Literal["equal", "learned"] = "equal"
     cache: TeacherCache | None = None
 
@@ -95,6 +99,41 @@ class Distill(Objective):
         elif self.mix == "learned":
             raise SpecError("`mix` is 'learned', and there is one teacher. Give several, or none.")
         return self
+
+    @model_validator(mode="after")
+    def _temperatures_matter(self) -> Self:
+        if self.weight == 0 and self.open_settings:
+            raise SpecError(
+                "a temperature is 'auto' and `weight` is 0, so that none makes a difference. Give "
+                "a weight above 0, or weight='auto'."
+            )
+        return self
+
+    @property
+    def open_settings(self) -> tuple[OpenSetting, ...]:
+        """Temperatures that are `auto`, and then the weight."""
+        found: dict[str, OpenSetting] = {}
+        for match in self.match:
+            if isinstance(match, OutputMatch) and match.temperature == "auto":
+                name = _free_name(f"{match.spec_name()}.temperature", found)
+                default = type(match).model_fields["temperature"].default
+                found[name] = open_temperature(name, default)
+        share = OpenSetting("weight", _WEIGHTS, _WEIGHT, {0.0: _NO_HELP})
+        return (*found.values(), *((share,) if self.weight == "auto" else ()))
+
+    def settled(self, values: Mapping[str, float]) -> Objective:
+        """Return the objective with these temperatures and this weight; `TaskLoss` for 0."""
+        temperatures = iter(v for name, v in values.items() if name != "weight")
+        match = tuple(
+            each.model_copy(update={"temperature": next(temperatures)})
+            if isinstance(each, OutputMatch) and each.temperature == "auto"
+            else each
+            for each in self.match
+        )
+        weight = values["weight"] if self.weight == "auto" else self.weight
+        if weight == 0:
+            return TaskLoss()
+        return self.model_copy(update={"match": match, "weight": weight})
 
     @property
     def _teachers(self) -> tuple[Teacher, ...]:
@@ -166,6 +205,7 @@ class _Distillation(BoundObjective):
     ) -> None:
         super().__init__()
         self.plan, self.teacher, self.task, self._ctx = plan, teacher, ctx.task, ctx
+        self.share = as_number(plan.weight, "weight")
         if isinstance(teacher, Mixture) and teacher.learned:
             self.companions, self.beside = teacher.companions, (MIXTURE_LOSS,)
         self._cached = None if plan.cache is None else CachedTeacher(plan.cache, teacher, ctx)
@@ -184,7 +224,7 @@ class _Distillation(BoundObjective):
             student = see(self._student[0], batch, self._student_paths, call=model)
         teacher, beside = self._teacher_sees(batch)
         fixed = teacher.detached()
-        share = self.plan.weight
+        share = self.share
         losses = self.task.losses(student.outputs, batch.targets)
         weighted = {name: (1 - share) * loss for name, loss in losses.items()}
         for plan, match in zip(self.plan.match, self.matches, strict=True):

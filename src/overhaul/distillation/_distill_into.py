@@ -49,13 +49,13 @@ class DistillInto(Step):
     kept.
 
     The control is the same student, from the same initial weights, trained alone for all the
-    epochs that the recipe spends: those of `train` for each assistant and each generation, in one
-    training. A `Distill` with the weight 0 stands for that.
+    epochs that the recipe spends: those of `train`, trials included, for each assistant and each
+    generation, in one training. A `Distill` with the weight 0 stands for that.
 
     Args:
         student: A `Network`, a factory, or a step that makes it of a copy of the model.
         train: How each network is trained. If its objective is no `Distill`, `Distill()` is taken;
-            the teacher is set by this step.
+            the teacher is set by this step. What is `auto` is chosen for each network anew.
         assistants: Networks between model and student, the largest first, each given like the
             student; steps are applied to a copy of the model. Layers that a match names have to be
             in all of them. Default none.
@@ -169,9 +169,10 @@ class DistillInto(Step):
 
     def control(self) -> Step:
         """Return the same student, trained alone for as many epochs as all networks together."""
-        epochs = self.train.epochs * (len(self.assistants) + self.generations)
-        alone = {"objective": Distill(weight=0.0), "epochs": epochs}
-        return type(self)(student=self.student, train=self.train.control().model_copy(update=alone))
+        once = self.train.control()
+        epochs = once.epochs * (len(self.assistants) + self.generations)
+        alone = once.model_copy(update={"objective": Distill(weight=0.0), "epochs": epochs})
+        return type(self)(student=self.student, train=alone)
 
     @property
     def _objective(self) -> Distill:

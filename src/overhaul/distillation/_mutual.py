@@ -20,10 +20,11 @@ from overhaul.core import (
     part_of,
     tensor_hash,
 )
+from overhaul.distillation._auto import Temperature, as_number, open_temperature
 from overhaul.distillation._given_network import built_to_fit, network_of
 from overhaul.distillation._soft_targets import soft_loss
 from overhaul.evaluation import predict
-from overhaul.training import BoundObjective, Companion, Objective, Optimizer
+from overhaul.training import BoundObjective, Companion, Objective, OpenSetting, Optimizer
 
 
 class Peer(Spec):
@@ -63,7 +64,7 @@ class Mutual(Objective):
     Args:
         peers: The other networks, each a `Network`, a factory, or a `Peer` with an optimizer of
             another kind than the model's. Each is built with a seed of its own.
-        temperature: :math:`T`. Default 1.
+        temperature: :math:`T`, or `auto` to choose it on `val`. Default 1.
         weight: :math:`w`, of the others beside the task. Default 1.
 
     Shapes: outputs of all networks `[B, C]`; of language models `[B, T, V]`.
@@ -84,7 +85,7 @@ class Mutual(Objective):
     peers: tuple[Network | Peer, ...] = Field(
         min_length=1, description="At least one network to learn with."
     )
-    temperature: float = Field(default=1.0, gt=0, description="It divides all networks' logits.")
+    temperature: Temperature = Field(default=1.0, description="It divides all networks' logits.")
     weight: float = Field(
         default=1.0, gt=0, description="It is the factor of what the others say, beside the task."
     )
@@ -93,6 +94,15 @@ class Mutual(Objective):
     @classmethod
     def _from_factories(cls, value: Any) -> Any:
         return [_peer_of(each) for each in value] if isinstance(value, tuple | list) else value
+
+    @property
+    def open_settings(self) -> tuple[OpenSetting, ...]:
+        """The temperature, if it is `auto`."""
+        return (open_temperature("temperature", 1.0),) if self.temperature == "auto" else ()
+
+    def settled(self, values: Mapping[str, float]) -> Objective:
+        """Return the objective with this temperature."""
+        return self.model_copy(update=values)
 
     def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
         """Build each peer, and see that it fits the task and has something to train."""
@@ -118,6 +128,7 @@ class _Mutual(BoundObjective):
     def __init__(self, plan: Mutual, peers: Sequence[nn.Module], ctx: Context) -> None:
         super().__init__()
         self.plan, self.task, self._ctx = plan, ctx.task, ctx
+        self.temperature = as_number(plan.temperature, "temperature")
         self.peers = nn.ModuleList(peers)
         self.companions = tuple(
             Companion(peer, given.optimizer if isinstance(given, Peer) else None)
@@ -142,7 +153,7 @@ class _Mutual(BoundObjective):
                     part_of(own, name),
                     part_of(other, name).detach(),
                     part_of(batch.targets, name),
-                    temperature=self.plan.temperature,
+                    temperature=self.temperature,
                 )
                 for other in others
             ]

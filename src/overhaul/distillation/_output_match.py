@@ -1,13 +1,39 @@
-"""`BoundOutputMatch`: a match of outputs at work, with a loss for each named part of the task."""
+"""`OutputMatch`: a match of softened outputs, with a loss for each named part of the task."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
-from overhaul.core import ModelError, Task, part_of
-from overhaul.distillation._match import BoundMatch
+from overhaul.core import Batch, ModelError, SpecError, Task, part_of
+from overhaul.distillation._auto import Temperature, as_number
+from overhaul.distillation._match import BoundMatch, Match
 from overhaul.distillation._seen import Seen
+
+
+class OutputMatch(Match, ABC):
+    """A match of outputs that a temperature softens.
+
+    Args:
+        temperature: It divides the logits of both networks; `auto` chooses it on `val`. Default 4.
+        weight: Factor of this loss beside the others. Default 1.
+    """
+
+    temperature: Temperature = Field(default=4.0, description="It divides both networks' logits.")
+
+
+class ClassMatch(OutputMatch, ABC):
+    """A match of outputs for tasks of classes alone."""
+
+    def preflight(self, teacher: nn.Module, task: Task, batch: Batch) -> None:
+        """See that the task has classes."""
+        for name, part in task.parts.items():
+            if part.output_kind != "classes":
+                raise SpecError(
+                    f"{self.spec_name()} needs classes, and the outputs of '{name}' are "
+                    f"{part.output_kind}. Use soft_targets, which knows both."
+                )
 
 
 class BoundOutputMatch(BoundMatch):
@@ -19,10 +45,10 @@ class BoundOutputMatch(BoundMatch):
 
     suffix: ClassVar[str]
 
-    def __init__(self, task: Task) -> None:
-        """Take the task."""
+    def __init__(self, plan: OutputMatch, task: Task) -> None:
+        """Take the task, and a temperature that is given."""
         super().__init__()
-        self.task = task
+        self.task, self.temperature = task, as_number(plan.temperature, "temperature")
 
     def forward(self, student: Seen, teacher: Seen) -> dict[str, Tensor]:
         """Return the loss of each part of the task."""

@@ -48,8 +48,9 @@ class Relational(LayerMatch):
         >>> Relational(angle=0.0, weight=25.0)
         Relational(weight=25.0, angle=0.0)
 
-    Paper: Park et al., CVPR 2019 (RKD).  Differs: means are over distinct samples only; the paper
-    weights 25 and 50 for classification, here `weight=25`.
+    Paper: Park et al., CVPR 2019 (RKD).  Differs: means are over distinct samples only.  Weights 1
+    and 2 are those of the authors' program, for metric learning; 25 and 50, usual for classes, are
+    those of the program of Tian, Krishnan and Isola (ICLR 2020), here `weight=25`.
     """
 
     distance: float = Field(default=1.0, ge=0, description="Weight of the distances.")

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from overhaul.core import Batch, Context, SpecError, Task
-from overhaul.distillation._match import BoundMatch, Match
-from overhaul.distillation._output_match import BoundOutputMatch, check_one_shape
+from overhaul.distillation._match import BoundMatch
+from overhaul.distillation._output_match import BoundOutputMatch, OutputMatch, check_one_shape
 from overhaul.distillation._precision import single
 
 Divergence: TypeAlias = Literal["forward", "reverse", "jensen_shannon"]
@@ -18,7 +18,7 @@ Divergence: TypeAlias = Literal["forward", "reverse", "jensen_shannon"]
 _HALF = 0.5
 
 
-class SoftTargets(Match):
+class SoftTargets(OutputMatch):
     r"""The divergence of the student's softened outputs from the teacher's.
 
     .. math:: L = T^2\,D(p, q) \qquad p = \sigma(z_t / T), \quad q = \sigma(z_s / T)
@@ -40,7 +40,8 @@ class SoftTargets(Match):
     no part in it.
 
     Args:
-        temperature: :math:`T`; higher shows more of how the teacher ranks wrong answers. Default 4.
+        temperature: :math:`T`; higher shows more of how the teacher ranks wrong answers. `auto`
+            chooses it on `val`. Default 4.
         divergence: :math:`D`. Default `forward`.
         mixture: :math:`\beta`, the teacher's share of :math:`m`, for `jensen_shannon`. Default 0.5.
         weight: Factor of this loss beside the others. Default 1.
@@ -59,7 +60,6 @@ class SoftTargets(Match):
     of the data; the student writes none of its own.
     """
 
-    temperature: float = Field(default=4.0, gt=0, description="It divides both networks' logits.")
     divergence: Divergence = Field(default="forward", description="It says what is compared how.")
     mixture: float = Field(
         default=_HALF, gt=0, lt=1, description="The teacher's share of the mixture."
@@ -75,7 +75,13 @@ class SoftTargets(Match):
         return self
 
     def preflight(self, teacher: nn.Module, task: Task, batch: Batch) -> None:
-        """See that the outputs have a Jensen-Shannon divergence, if that is asked for."""
+        """See that the outputs have what is asked for: a divergence, a temperature to choose."""
+        if self.temperature == "auto" and {p.output_kind for p in task.parts.values()} == {
+            "values"
+        }:
+            raise SpecError(
+                "`temperature` of soft_targets is 'auto', and plain values have none. Leave it out."
+            )
         for name, part in task.parts.items():
             if part.output_kind == "values" and self.divergence == "jensen_shannon":
                 raise SpecError(
@@ -94,7 +100,7 @@ class _SoftTargets(BoundOutputMatch):
     suffix = "soft"
 
     def __init__(self, plan: SoftTargets, task: Task) -> None:
-        super().__init__(task)
+        super().__init__(plan, task)
         self.plan = plan
 
     def part_loss(self, part: Task, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
@@ -103,7 +109,7 @@ class _SoftTargets(BoundOutputMatch):
             student,
             teacher,
             targets,
-            temperature=self.plan.temperature,
+            temperature=self.temperature,
             divergence=self.plan.divergence,
             mixture=self.plan.mixture,
         )

@@ -147,8 +147,8 @@ class PruneChannels(Step):
         """Return the training between the rounds, in one piece."""
         if self.between is None:
             return None
-        epochs = self.between.epochs * (self.rounds - 1)
-        return self.between.model_copy(update={"epochs": epochs}).control()
+        once = self.between.control()
+        return once.model_copy(update={"epochs": once.epochs * (self.rounds - 1)})
 
     def _prune(self, now: "_Round") -> nn.Module:
         model, graph, ctx = now.model, now.graph, now.ctx

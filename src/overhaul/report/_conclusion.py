@@ -26,10 +26,13 @@ class Conclusion:
     Attributes:
         word: `proved`, `not proved`, `refuted`, or `unfinished`.
         sentences: The same with its figures; at least one.
+        effect: What the methods gave beyond the training, in words: `no gain shown against the
+            control`. Empty where there is no control; a sentence then says why.
     """
 
     word: str
     sentences: tuple[str, ...]
+    effect: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,15 @@ def read_conclusion(facts: Sequence[Fact]) -> Conclusion:
     if not given:
         return Conclusion(UNFINISHED, (_unfinished(facts),))
     word, detail = str(given[-1].value), given[-1].detail
-    sentences = detail.get("sentences")
+    sentences, differences = detail.get("sentences"), read_differences(facts)
+    effects = [found.effect for found in differences if found.reference == "control"]
+    effect = f"{effects[-1]} against the control" if effects else ""
     if isinstance(sentences, list) and sentences:
-        return Conclusion(word, tuple(str(sentence) for sentence in sentences))
-    derived = tuple(_as_sentence(difference) for difference in read_differences(facts))
+        return Conclusion(word, tuple(str(sentence) for sentence in sentences), effect)
+    derived = tuple(_as_sentence(difference) for difference in differences)
     said = (_SAYS.get(word, f"The verdict is: {word}."),)
     reason = (f"{given[-1].reason}.",) if given[-1].reason else ()
-    return Conclusion(word, (*said, *derived, *reason))
+    return Conclusion(word, (*said, *derived, *reason), effect)
 
 
 def read_differences(facts: Sequence[Fact]) -> tuple[Difference, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from overhaul.core import Fact
-from overhaul.report._numbers import number
+from overhaul.report._numbers import number, plain
 from overhaul.report._reasons import derived_reasons
 from overhaul.report._row import Row
 
@@ -29,7 +29,10 @@ TITLES = {
     "peak_memory_bytes": "peak memory",
     "latency_ms": "latency",
 }
-_NO_QUALITY = ("difference", "verdict", "skipped", "output_error")
+_NO_QUALITY = (
+    *("difference", "verdict", "skipped", "output_error"),
+    *("stage_quality", "trial_quality"),  # of a network or copy on the way
+)
 _STEP = re.compile(r"(\d+) ")
 _CONTROL, _TRIAL = "control/", "artifact/"
 
@@ -119,8 +122,20 @@ def _rows(facts: Sequence[Fact], subjects: Sequence[str]) -> tuple[Row, ...]:
         derived: tuple[str, ...] = ()
         if subject != "original":
             derived = derived_reasons(_with_nominal(row, final), original)
-        rows.append(replace(row, reasons=(*own, *derived)))
+        rows.append(replace(row, reasons=(*_choices(facts, subject), *own, *derived)))
     return tuple(rows)
+
+
+def _choices(facts: Sequence[Fact], subject: str) -> list[str]:
+    """Return what was chosen on `val` for a step, or for a network that it made on the way."""
+    found = []
+    for fact in facts:
+        step, _, network = fact.subject.partition(", ")
+        if fact.name == "setting_chosen" and step == subject:
+            chosen = f"{fact.detail.get('setting')} {plain(number(fact) or 0)}"
+            whose = f" for {network}" if network else ""
+            found.append(f"{chosen}, chosen on val{whose}: {fact.reason}.")
+    return found
 
 
 def _measurements(facts: Sequence[Fact], subject: str, metric: str | None) -> Row:

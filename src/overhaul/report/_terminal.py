@@ -14,6 +14,7 @@ from overhaul.report._rows import read_rows, selection_metric
 
 _SHORT = {"parameters": "params", "compressed_bytes": "deflated"}
 STYLES = {"proved": "bold green", "not proved": "bold yellow", "refuted": "bold red"}
+_EFFECTS = {"gain": "bold green", "no gain": "bold yellow", "harm": "bold red"}
 
 
 def step_table(facts: Sequence[Fact]) -> Table:
@@ -102,6 +103,9 @@ def verdict_text(facts: Sequence[Fact], folder: str | None = None) -> Text:
     """
     verdict = read_conclusion(facts)
     text = Text(verdict.word, style=STYLES.get(verdict.word, "bold"))
+    if verdict.effect:
+        style = next((s for word, s in _EFFECTS.items() if verdict.effect.startswith(word)), "bold")
+        text.append("; ", style="not bold default").append(verdict.effect, style=style)
     sentences = list(verdict.sentences)
     if verdict.word == UNFINISHED:
         sentences.append(how_to_resume(folder))

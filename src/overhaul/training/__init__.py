@@ -3,7 +3,7 @@
 from overhaul.training._augmentation import Augmentation, Flip, Shift
 from overhaul.training._combiner import BoundCombiner, Combiner, Sum
 from overhaul.training._constraint import BoundConstraint, Constraint
-from overhaul.training._objective import BoundObjective, Companion, Objective, TaskLoss
+from overhaul.training._objective import BoundObjective, Companion, Objective, OpenSetting, TaskLoss
 from overhaul.training._observer import BoundObserver, EarlyStop, EpochReport, Observer
 from overhaul.training._optimizers import SGD, AdamW, Optimizer
 from overhaul.training._schedules import Constant, Cosine, Schedule, StepDecay
@@ -27,6 +27,7 @@ __all__ = [
     "Flip",
     "Objective",
     "Observer",
+    "OpenSetting",
     "Optimizer",
     "Schedule",
     "Shift",

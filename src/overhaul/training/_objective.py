@@ -1,7 +1,8 @@
 """`Objective`: what training minimizes."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -20,6 +21,23 @@ class Companion:
 
     network: nn.Module
     optimizer: Optimizer | None = None
+
+
+@dataclass(frozen=True)
+class OpenSetting:
+    """A setting of an objective that is `auto`: `Train` chooses it on `val` before it trains.
+
+    Attributes:
+        name: What it is called in facts: `weight`.
+        values: What is tried; of two that do as well, the first is taken.
+        start: Which of them it has while settings before it are chosen.
+        meaning: What choosing a value says, in words, where it says something.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    start: float
+    meaning: Mapping[float, str] = field(default_factory=dict)
 
 
 class BoundObjective(nn.Module, ABC):
@@ -49,6 +67,15 @@ class BoundObjective(nn.Module, ABC):
 
 class Objective(Spec, ABC):
     """What training minimizes: one or more named losses."""
+
+    @property
+    def open_settings(self) -> tuple[OpenSetting, ...]:
+        """What is to be chosen on `val` before the training, in this order."""
+        return ()
+
+    def settled(self, values: Mapping[str, float]) -> "Objective":
+        """Return the objective with these values of its open settings."""
+        return self
 
     def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
         """Check, before any step of the run starts, what needs files or data (a teacher)."""

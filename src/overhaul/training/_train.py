@@ -16,7 +16,6 @@ from overhaul.core import (
     Batch,
     Context,
     Fact,
-    ModelError,
     NonFiniteLossError,
     SpecError,
     Splits,
@@ -24,13 +23,14 @@ from overhaul.core import (
     Task,
     Trait,
     Traits,
-    evaluating,
     load_tensors_,
     model_tensors,
 )
 from overhaul.evaluation import predict
 from overhaul.training._augmentation import Augmentation
 from overhaul.training._batching import epoch_batches, parts_of
+from overhaul.training._channels_last import channels_last, use_channels_last_
+from overhaul.training._choose import choose_settings, epochs_of_trial, epochs_of_trials
 from overhaul.training._combiner import BoundCombiner, Combiner, Sum
 from overhaul.training._constraint import BoundConstraint, Constraint
 from overhaul.training._hardware import Hardware, Precision
@@ -54,6 +54,10 @@ class Train(Step):
     observer looks on. After each epoch the task's number to choose by is measured on
     `val`. The weights from before the training take part in the choice, so training never
     makes the model worse on `val`.
+
+    Settings of the objective that are `auto` (`Distill(weight="auto")`) are chosen on `val` before
+    that, by trainings of copies of the model for a tenth of the epochs each, at least one. The
+    control gets all these epochs too.
 
     Args:
         epochs: Passes over the training split.
@@ -107,18 +111,26 @@ class Train(Step):
 
     def apply(self, model: nn.Module, ctx: Context) -> nn.Module:
         """Train the model in place and return it."""
+        objective = choose_settings(
+            self.objective, self._trial, epochs_of_trial(self.epochs), model, ctx
+        )
         flags = [(module, module.training) for module in model.modules()]
         device = next(model.parameters()).device
-        _Loop(self, model, ctx).run_()
+        _Loop(self.model_copy(update={"objective": objective}), model, ctx).run_()
         for module, flag in flags:
             module.training = flag
         return model.to(device)
 
-    def control(self) -> Step:
+    def control(self) -> "Train":
         """Return the same training with the plain task loss: what training alone would give."""
-        return self.model_copy(
-            update={"objective": TaskLoss(), "combiner": Sum(), "constraints": ()}
-        )
+        epochs = self.epochs + epochs_of_trials(self.objective, self.epochs)
+        plain = {"objective": TaskLoss(), "combiner": Sum(), "constraints": ()}
+        return self.model_copy(update={**plain, "epochs": epochs})
+
+    def _trial(self, objective: Objective) -> "Train":
+        """Return a short training, whose last weights count: the best epoch is a lucky one."""
+        short = {"epochs": epochs_of_trial(self.epochs), "observers": (), "keep": "last"}
+        return self.model_copy(update={"objective": objective, **short})
 
 
 @dataclass
@@ -137,7 +149,9 @@ class _Loop:
         self.plan, self.model, self.ctx = plan, model, ctx
         self.hardware = Hardware(plan.precision)
         model.to(self.hardware.device)
-        self.channels_last = self._use_channels_last_()
+        self.channels_last = use_channels_last_(
+            model, plan.channels_last, self.hardware.device, plan.precision, ctx.data
+        )
         carried = [item for item in ctx.carried if isinstance(item, Constraint)]
         self.constraints: list[BoundConstraint] = [
             constraint.bind(model, ctx) for constraint in (*carried, *plan.constraints)
@@ -174,29 +188,6 @@ class _Loop:
         self.steps_per_epoch = len(
             epoch_batches(len(ctx.data.train), plan.batch_size, torch.Generator())
         )
-
-    def _use_channels_last_(self) -> bool:
-        """Store kernels channels last if it was asked for, or helps and the model can do it."""
-        plan, model, device = self.plan, self.model, self.hardware.device
-        if plan.channels_last is False or (
-            plan.channels_last is None and not _channels_last_helps(model, device, plan.precision)
-        ):
-            return False
-        model.to(memory_format=torch.channels_last)
-        batch = next(self.ctx.data.train.in_order(2)).to(device).map_inputs(_channels_last)
-        try:
-            with evaluating(model):
-                batch.forward(model)
-        except RuntimeError as error:
-            # `view` in the user's forward pass fails on channels-last tensors; `reshape` would not.
-            model.to(memory_format=torch.contiguous_format)
-            if plan.channels_last:
-                raise ModelError(
-                    "`channels_last` was asked for and the model cannot do it: "
-                    f"{error} Leave it out."
-                ) from error
-            return False
-        return True
 
     def run_(self) -> None:
         """Train, and leave the chosen weights in the model."""
@@ -281,7 +272,7 @@ class _Loop:
         for augmentation in self.plan.augmentations:
             batch = augmentation.apply(batch, draws)
         batch = batch.to(self.hardware.device)
-        return batch.map_inputs(_channels_last) if self.channels_last else batch
+        return batch.map_inputs(channels_last) if self.channels_last else batch
 
     def _accumulate_(self, batch: Batch, weight: float, last_part: bool) -> Tensor:
         """Add the gradient of a part of a batch and return its mean loss."""
@@ -426,18 +417,6 @@ class _LossWatch:
 
 def _trained(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def _channels_last_helps(model: nn.Module, device: torch.device, precision: Precision) -> bool:
-    """Decide by a rule and not by timing, so that two equal runs decide alike."""
-    kinds = {type(module) for module in model.modules()}
-    if device.type == "cpu":
-        return nn.Conv2d in kinds and nn.BatchNorm2d in kinds
-    return nn.Conv2d in kinds and precision != "fp32"
-
-
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""Whether images and kernels are stored channels last."""
+
+import torch
+from torch import Tensor, nn
+
+from overhaul.core import ModelError, Splits, evaluating
+from overhaul.training._hardware import Precision
+
+
+def use_channels_last_(
+    model: nn.Module, wish: bool | None, device: torch.device, precision: Precision, data: Splits
+) -> bool:
+    """Store kernels channels last if it was asked for, or helps and the model can do it."""
+    if wish is False or (wish is None and not _helps(model, device, precision)):
+        return False
+    model.to(memory_format=torch.channels_last)
+    batch = next(data.train.in_order(2)).to(device).map_inputs(channels_last)
+    try:
+        with evaluating(model):
+            batch.forward(model)
+    except RuntimeError as error:
+        # `view` in the user's forward pass fails on channels-last tensors; `reshape` would not.
+        model.to(memory_format=torch.contiguous_format)
+        if wish:
+            raise ModelError(
+                f"`channels_last` was asked for and the model cannot do it: {error} Leave it out."
+            ) from error
+        return False
+    return True
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """Return images stored channels last, and anything else as it is."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+def _helps(model: nn.Module, device: torch.device, precision: Precision) -> bool:
+    """Decide by a rule and not by timing, so that two equal runs decide alike."""
+    kinds = {type(module) for module in model.modules()}
+    if device.type == "cpu":
+        return nn.Conv2d in kinds and nn.BatchNorm2d in kinds
+    return nn.Conv2d in kinds and precision != "fp32"
