@@ -8,6 +8,7 @@ from torch.export import ExportedProgram
 
 from overhaul.core import ArtifactError
 from overhaul.deploy._capture import has_integers, short_reason
+from overhaul.deploy._onnx_attention import transpose_keys_directly_
 from overhaul.deploy._onnx_integers import OPSET, integer_translations, store_four_bits_
 from overhaul.deploy._onnx_recurrent import simplify_recurrent_
 from overhaul.deploy._quiet import quiet
@@ -58,6 +59,7 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> Any:
             _drop_metadata_(exported.model)
             store_four_bits_(exported.model)
             simplify_recurrent_(exported.model)
+            transpose_keys_directly_(exported.model)
     except Exception as error:  # torch.onnx documents no type for what it raises
         raise ArtifactError(_explain(error)) from error
     return exported
