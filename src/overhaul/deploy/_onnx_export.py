@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.export import ExportedProgram
@@ -22,7 +23,8 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> Any:
     """Return the ONNX program of a graph: `.model` is an `onnxscript.ir.Model`, `.save` writes it.
 
     Integers stay integers: `QuantizeLinear` and `DequantizeLinear` stand where the model has them,
-    and weights of four bits take half a byte each.
+    and weights of four bits take half a byte each. A graph is converted once, which takes longer
+    than all that follows; each engine gets a copy that it may edit, with the same weights.
 
     Args:
         program: What the model computes; it is not changed.
@@ -31,6 +33,19 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> Any:
     Raises:
         ArtifactError: an operation has no counterpart in ONNX; it is named.
     """
+    asked = (*(str(info) for info in signature.inputs), *(info.name for info in signature.outputs))
+    known = _CONVERTED.setdefault(program, {})
+    if asked not in known:
+        known[asked] = _converted(program, signature)
+    return torch.onnx.ONNXProgram(known[asked].clone(), None)
+
+
+_CONVERTED: WeakKeyDictionary[ExportedProgram, dict[tuple[str, ...], Any]] = WeakKeyDictionary()
+"""The ONNX models of each graph that is still there, by what was asked of it."""
+
+
+def _converted(program: ExportedProgram, signature: Signature) -> Any:
+    """Return the ONNX model of a graph."""
     inputs = [info.name for info in signature.inputs]
     outputs = [info.name for info in signature.outputs]
     dynamic = tuple(
@@ -62,7 +77,7 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> Any:
             transpose_keys_directly_(exported.model)
     except Exception as error:  # torch.onnx documents no type for what it raises
         raise ArtifactError(_explain(error)) from error
-    return exported
+    return exported.model
 
 
 def _drop_metadata_(model: Any) -> None:

@@ -33,7 +33,7 @@ class OpenedArtifact(ABC, Generic[T]):
 
     kind: ClassVar[Literal["numpy", "pt"]]
     """What safetensors reads golden samples as."""
-    taken_as_it_is: ClassVar[type | None] = None
+    taken_as_it_is: ClassVar[type[Any] | None] = None
     """A class whose objects an engine takes as they are, whatever their layout in memory."""
 
     def __init__(
