@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from overhaul.core import ArtifactError, Context, MissingExtraError, SpecError
+from overhaul.core import ArtifactError, Batch, Context, MissingExtraError, SpecError
 from overhaul.deploy import (
     AOTInductor,
     Deploy,
@@ -26,6 +26,10 @@ from overhaul.deploy import (
     load,
     verify,
 )
+from overhaul.deploy._capture import capture
+from overhaul.deploy._interface import Interface
+from overhaul.deploy._onnx_export import export_onnx
+from overhaul.deploy._onnx_weights import choose_kernels_
 from overhaul.deploy._quiet import quiet
 from tests.deploy.engine_cases import (
     ENGINES,
@@ -440,3 +444,22 @@ def test_openvino_weights_that_were_cut_off_are_refused(tmp_path: Path) -> None:
 def test_bad_settings_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         make()
+
+
+def test_engines_convert_a_graph_once_and_do_not_edit_each_others() -> None:
+    model, x = integer_network("weights")
+    signature = signature_of(OnnxRuntime(), x, model(x))
+    interface = Interface(signature.inputs, signature.outputs, False, False)
+    program = capture(model, Batch((x[:5],), torch.zeros(5), torch.arange(5)), interface)
+    first, second = export_onnx(program, signature), export_onnx(program, signature)
+    before = [node.op_type for node in second.model.graph]
+    assert "DequantizeLinear" in before
+    weights = [each.const_value for each in first.model.graph.initializers.values()]
+    shared = [each.const_value for each in second.model.graph.initializers.values()]
+    assert all(own is other for own, other in zip(weights, shared, strict=True))
+    choose_kernels_(first.model, round_inputs=True)
+    assert [node.op_type for node in first.model.graph] != before
+    assert [node.op_type for node in second.model.graph] == before
+    assert [node.op_type for node in export_onnx(program, signature).model.graph] == before
+    other = replace(signature, outputs=(replace(signature.outputs[0], name="y"),))
+    assert [y.name for y in export_onnx(program, other).model.graph.outputs] == ["y"]

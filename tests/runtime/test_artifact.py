@@ -141,6 +141,31 @@ def test_arrays_of_any_layout_are_taken_and_nothing_else(
         artifact(images.astype(np.float64))
 
 
+def test_a_call_like_the_one_before_is_checked_like_the_first(
+    artifact_folder: Path, images: NDArray[np.float32]
+) -> None:
+    artifact = load(artifact_folder)
+    wanted = np.asarray(artifact(image=images))
+    np.testing.assert_array_equal(np.asarray(artifact(image=images)), wanted)
+    wide = np.random.default_rng(1).random((5, 1, 8, 16)).astype(np.float32)
+    wide[..., ::2] = images
+    np.testing.assert_allclose(np.asarray(artifact(image=wide[..., ::2])), wanted, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(artifact(image=images.view(_Own))), wanted)
+    with pytest.raises(DataError, match=r"there is no input 'picture'\. Known: image"):
+        artifact(picture=images)
+    with pytest.raises(DataError, match="`image` must be float32, got float64"):
+        artifact(image=images.astype(np.float64))
+    with pytest.raises(
+        DataError, match=r"must have the shape \[batch, 1, 8, 8\], got \[5, 1, 8, 16\]"
+    ):
+        artifact(image=wide)
+    np.testing.assert_allclose(np.asarray(artifact(image=images[:2])), wanted[:2], atol=1e-6)
+
+
+class _Own(np.ndarray[Any, Any]):
+    """A class of arrays that is not NumPy's."""
+
+
 def test_outputs_of_one_call_are_not_overwritten_by_the_next(
     artifact_folder: Path, images: NDArray[np.float32]
 ) -> None:

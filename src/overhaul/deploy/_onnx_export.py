@@ -2,12 +2,14 @@
 
 import re
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch.export import ExportedProgram
 
 from overhaul.core import ArtifactError
 from overhaul.deploy._capture import has_integers, short_reason
+from overhaul.deploy._onnx_attention import transpose_keys_directly_
 from overhaul.deploy._onnx_integers import OPSET, integer_translations, store_four_bits_
 from overhaul.deploy._onnx_recurrent import simplify_recurrent_
 from overhaul.deploy._quiet import quiet
@@ -21,7 +23,8 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> Any:
     """Return the ONNX program of a graph: `.model` is an `onnxscript.ir.Model`, `.save` writes it.
 
     Integers stay integers: `QuantizeLinear` and `DequantizeLinear` stand where the model has them,
-    and weights of four bits take half a byte each.
+    and weights of four bits take half a byte each. A graph is converted once, which takes longer
+    than all that follows; each engine gets a copy that it may edit, with the same weights.
 
     Args:
         program: What the model computes; it is not changed.
@@ -30,6 +33,19 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> Any:
     Raises:
         ArtifactError: an operation has no counterpart in ONNX; it is named.
     """
+    asked = (*(str(info) for info in signature.inputs), *(info.name for info in signature.outputs))
+    known = _CONVERTED.setdefault(program, {})
+    if asked not in known:
+        known[asked] = _converted(program, signature)
+    return torch.onnx.ONNXProgram(known[asked].clone(), None)
+
+
+_CONVERTED: WeakKeyDictionary[ExportedProgram, dict[tuple[str, ...], Any]] = WeakKeyDictionary()
+"""The ONNX models of each graph that is still there, by what was asked of it."""
+
+
+def _converted(program: ExportedProgram, signature: Signature) -> Any:
+    """Return the ONNX model of a graph."""
     inputs = [info.name for info in signature.inputs]
     outputs = [info.name for info in signature.outputs]
     dynamic = tuple(
@@ -58,9 +74,10 @@ def export_onnx(program: ExportedProgram, signature: Signature) -> Any:
             _drop_metadata_(exported.model)
             store_four_bits_(exported.model)
             simplify_recurrent_(exported.model)
+            transpose_keys_directly_(exported.model)
     except Exception as error:  # torch.onnx documents no type for what it raises
         raise ArtifactError(_explain(error)) from error
-    return exported
+    return exported.model
 
 
 def _drop_metadata_(model: Any) -> None:

@@ -43,7 +43,7 @@ def simplify_recurrent_(model: Any) -> None:
                 ir.convenience.replace_nodes_and_values(
                     model.graph, reshape, [reshape], [squeezed], reshape.outputs, squeezed.outputs
                 )
-    _drop_idle_(model)
+    drop_idle_(model)
 
 
 def round_recurrent_inputs_(model: Any) -> None:
@@ -91,7 +91,7 @@ def round_recurrent_inputs_(model: Any) -> None:
         ir.convenience.replace_nodes_and_values(
             model.graph, lstm, [lstm], [rounded], list(lstm.outputs), list(rounded.outputs)
         )
-    _drop_idle_(model)
+    drop_idle_(model)
 
 
 def _is_zero(value: Any) -> bool:
@@ -152,7 +152,7 @@ def _constant(value: Any) -> int | None:
     return int(known.numpy().item()) if known is not None and known.size == 1 else None
 
 
-def _drop_idle_(model: Any) -> None:
+def drop_idle_(model: Any) -> None:
     """Drop nodes that nothing reads any more."""
     outputs = set(model.graph.outputs)
     for node in reversed(list(model.graph)):

@@ -28,6 +28,7 @@ class Artifact(OpenedArtifact[NDArray[Any]]):
     """
 
     kind: ClassVar[Literal["numpy", "pt"]] = "numpy"
+    taken_as_it_is: ClassVar[type[Any] | None] = np.ndarray
 
     def _converted(self, name: str, value: Any) -> NDArray[Any]:
         if isinstance(value, np.ndarray):
