@@ -1,0 +1,235 @@
+"""A small causal language model on real sentences: three divergences from a transformer's outputs.
+
+The text is that of CLINC150 (in `../shared/data`), what people ask of an assistant, in its own
+train, val and test. A token is a word that occurs at least MIN_COUNT times in `train`; a sentence
+is cut after WORDS words, and one of val or test that is then equal to one of another split is left
+out. The teacher is a transformer of three layers, chosen on `val`; the student has one layer and a
+seventh of the parameters. The weight of the teacher was chosen on `val` (`search`), with a seed
+that is not among those of the runs, for each divergence; the temperature is 1. The control of a run
+is the same student with the same epochs and the text alone.
+
+    python benchmarks/learning_language.py --out benchmarks/results/learning_language.json
+
+A run that was interrupted goes on; `--minutes 5` ends it after so long.
+
+Overhaul does not check that a model looks at earlier tokens alone: here `is_causal` sees to it.
+"""
+
+import argparse
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from learning_runs import QUIET, on_val, over_seeds, read, row, without_test, write
+from torch import Tensor, nn
+from torch.nn import functional
+
+import overhaul as oh
+from overhaul.evaluation import count_parameters
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("OVERHAUL_SHARED", ROOT.parent / "shared/data")) / "clinc150"
+SEEDS, SEARCH_SEED = (0, 1, 2), 100
+MIN_COUNT, WORDS = 10, 12
+PAD, BEGIN, END, UNKNOWN = range(4)
+TEACHER = {"width": 128, "layers": 3, "heads": 4, "dropout": 0.2}
+STUDENT = {"width": 32, "layers": 1, "heads": 2}
+TEACHER_EPOCHS, EPOCHS = 10, 6
+DIVERGENCES = ("forward", "reverse", "jensen_shannon")
+WEIGHTS = (0.5, 0.9)
+
+
+class Block(nn.Module):
+    """Attention to earlier tokens, and two linear layers."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            each.unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for each in self.qkv(self.norm1(x)).chunk(3, dim=2)
+        )
+        seen = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self._drop(self.out(seen.transpose(1, 2).flatten(2)))
+        return x + self._drop(self.down(functional.gelu(self.up(self.norm2(x)))))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.dropout, self.training)
+
+
+class Transformer(nn.Module):
+    """A causal language model whose output layer is its embedding."""
+
+    def __init__(
+        self, vocabulary: int, width: int, layers: int, heads: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.places = nn.Embedding(WORDS + 2, width)
+        for embedding in (self.tokens, self.places):
+            nn.init.normal_(embedding.weight, std=0.02)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.Sequential(*(Block(width, heads, dropout) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return logits; padding is at the end alone, so no earlier token sees it."""
+        x = self.tokens(input_ids) + self.places.weight[: input_ids.shape[1]]
+        return functional.linear(self.norm(self.blocks(self.dropout(x))), self.tokens.weight)
+
+
+@cache
+def task_of_text() -> oh.LanguageModel:
+    whole = json.loads((DATA / "data_full.json").read_text())
+    texts = {name: [text.split() for text, _ in whole[name]] for name in ("train", "val", "test")}
+    counts = Counter(word for words in texts["train"] for word in words)
+    known = sorted(word for word, count in counts.items() if count >= MIN_COUNT)
+    number = {word: UNKNOWN + 1 + place for place, word in enumerate(known)}
+    seen: set[tuple[int, ...]] = set()
+    splits = {}
+    for name, sentences in texts.items():
+        rows = [(BEGIN, *(number.get(w, UNKNOWN) for w in s[:WORDS]), END) for s in sentences]
+        kept = [ids for ids in rows if name == "train" or ids not in seen]
+        seen |= set(kept)
+        tokens = torch.full((len(kept), WORDS + 2), PAD)
+        for place, ids in enumerate(kept):
+            tokens[place, : len(ids)] = torch.tensor(ids)
+        splits[name] = {"input_ids": tokens, "attention_mask": (tokens != PAD).long()}
+    return oh.LanguageModel(**splits, vocabulary=UNKNOWN + 1 + len(known))
+
+
+def vocabulary() -> int:
+    return task_of_text().output_size(task_of_text().prepare())
+
+
+@cache
+def teacher_of(runs: Path) -> nn.Module:
+    """Return the one teacher of all students."""
+    torch.manual_seed(0)
+    network = Transformer(vocabulary(), **TEACHER)
+    step = oh.Train(epochs=TEACHER_EPOCHS, optimizer=oh.AdamW(lr=2e-3), clip_norm=1.0)
+    return without_test(step, network, task_of_text(), runs / "teacher", 0)
+
+
+def into_student(divergence: str, weight: float) -> oh.DistillInto:
+    # A Jensen-Shannon divergence is a quarter of the others where both networks are alike.
+    factor = 4.0 if divergence == "jensen_shannon" else 1.0
+    match = oh.SoftTargets(temperature=1, divergence=divergence, weight=factor)
+    student = oh.Network(factory=Transformer, arguments={"vocabulary": vocabulary(), **STUDENT})
+    train = oh.Train(
+        epochs=EPOCHS,
+        optimizer=oh.AdamW(lr=5e-3),
+        clip_norm=1.0,
+        objective=oh.Distill(match=[match], weight=weight),
+    )
+    return oh.DistillInto(student=student, train=train)
+
+
+def search(name: str, runs: Path) -> float:
+    """Return the loss on `val` of a setting (`forward 0.5`), of `alone` or of the `teacher`."""
+    task, teacher, folder = task_of_text(), teacher_of(runs), runs / "search" / name
+    if name == "teacher":
+        return on_val(oh.Freeze(), teacher, task, folder, SEARCH_SEED)
+    divergence, _, weight = name.partition(" ")
+    if name == "alone":
+        return on_val(into_student("forward", 0).control(), teacher, task, folder, SEARCH_SEED)
+    return on_val(into_student(divergence, float(weight)), teacher, task, folder, SEARCH_SEED)
+
+
+def chosen_weight(found: dict[str, float]) -> float:
+    return min(WEIGHTS, key=lambda weight: found[f"forward {weight:g}"])
+
+
+def one(divergence: str, weight: float, seed: int, runs: Path) -> dict[str, Any]:
+    run = oh.Recipe(into_student(divergence, weight)).run(
+        teacher_of(runs),
+        task_of_text(),
+        out=runs / f"{divergence}-{seed}",
+        seed=seed,
+        cost=False,
+        progress=QUIET,
+    )
+    parameters = [count_parameters(network) for network in (teacher_of(runs), run.model)]
+    return row(run) | {"weight": weight, "parameters": parameters}
+
+
+def tables(results: dict[str, Any]) -> str:
+    found = results["search"]
+    lines = [
+        "| loss on val, seed of the search | " + " | ".join(found) + " |",
+        "|---" * (1 + len(found)) + "|",
+        "| | " + " | ".join(f"{value:.4f}" for value in found.values()) + " |",
+        "",
+        "| divergence (weight) | seed | perplexity on test: teacher | alone | distilled "
+        "| loss against alone, 95 % interval | the run says |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for divergence in DIVERGENCES:
+        rows = results["runs"].get(divergence, {})
+        for seed, each in rows.items():
+            values = [f"{math.exp(each[k]):.2f}" for k in ("teacher", "control", "student")]
+            low, high = each["interval"]
+            lines.append(
+                f"| {divergence} ({each['weight']:g}) | {seed} | {' | '.join(values)} "
+                f"| {each['difference']:+.4f} ({low:+.4f} to {high:+.4f}), n = {each['n']} "
+                f"| {each['effect']} |"
+            )
+        if len(rows) > 1:
+            mean, half = over_seeds([each["difference"] for each in rows.values()])
+            lines.append(
+                f"| {divergence} | all | | | | {mean:+.4f} ({mean - half:+.4f} to "
+                f"{mean + half:+.4f}), over seeds | |"
+            )
+    return "\n".join(lines)
+
+
+def todo(results: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """Yield what is not measured yet; the second part when the first is complete."""
+    for name in ("teacher", "alone", *(f"forward {weight:g}" for weight in WEIGHTS)):
+        if name not in results["search"]:
+            yield "search", name, SEARCH_SEED
+    for seed, name in product(SEEDS, DIVERGENCES):
+        if str(seed) not in results["runs"].get(name, {}):
+            yield "runs", name, seed
+
+
+def main() -> None:
+    """Search on val, run the recipes, write JSON, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs/learning_language")
+    parser.add_argument("--minutes", type=float, default=1e9)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    until = time.monotonic() + 60 * options.minutes
+    results = {"search": {}, "runs": {}} | read(options.out)
+    for part, name, seed in todo(results):
+        if time.monotonic() > until:
+            print("there is more to do")
+            return
+        if part == "search":
+            results[part][name] = search(name, options.runs)
+            print(name, results[part][name], flush=True)
+        else:
+            found = one(name, chosen_weight(results["search"]), seed, options.runs)
+            results[part].setdefault(name, {})[str(seed)] = found
+            print(name, seed, *found["says"], sep="\n", flush=True)
+        write(options.out, results)
+    print(tables(results))
+
+
+if __name__ == "__main__":
+    main()
