@@ -40,9 +40,9 @@ DATA = Path(os.environ.get("OVERHAUL_SHARED", ROOT.parent / "shared/data")) / "c
 SEEDS, SEARCH_SEED = (0, 1, 2), 100
 MIN_COUNT, WORDS = 10, 12
 PAD, BEGIN, END, UNKNOWN = range(4)
-TEACHER = {"width": 128, "layers": 3, "heads": 4, "dropout": 0.2}
+TEACHER = {"width": 64, "layers": 2, "heads": 4, "dropout": 0.1}
 STUDENT = {"width": 32, "layers": 1, "heads": 2}
-TEACHER_EPOCHS, EPOCHS = 10, 6
+TEACHER_EPOCHS, EPOCHS = 6, 4
 DIVERGENCES = ("forward", "reverse", "jensen_shannon")
 WEIGHTS = (0.5, 0.9)
 
