@@ -3,10 +3,10 @@
 The text is that of CLINC150 (in `../shared/data`), what people ask of an assistant, in its own
 train, val and test. A token is a word that occurs at least MIN_COUNT times in `train`; a sentence
 is cut after WORDS words, and one of val or test that is then equal to one of another split is left
-out. The teacher is a transformer of three layers, chosen on `val`; the student has one layer and a
-seventh of the parameters. The weight of the teacher was chosen on `val` (`search`), with a seed
-that is not among those of the runs, for each divergence; the temperature is 1. The control of a run
-is the same student with the same epochs and the text alone.
+out. The teacher is a transformer of two layers that learned from all 15,000 sentences; the student
+has one layer, half the width, and STUDENT_SENTENCES of them. Temperature (1) and weight (0.5, the
+default) were not searched for; the epoch is chosen on VAL_SENTENCES of `val`. The control of a run
+is the same student with the same sentences and epochs, and without the teacher.
 
     python benchmarks/learning_language.py --out benchmarks/results/learning_language.json
 
@@ -21,14 +21,13 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from learning_runs import QUIET, on_val, over_seeds, read, row, without_test, write
+from learning_runs import QUIET, over_seeds, read, row, without_test, write
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,14 +36,14 @@ from overhaul.evaluation import count_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("OVERHAUL_SHARED", ROOT.parent / "shared/data")) / "clinc150"
-SEEDS, SEARCH_SEED = (0, 1, 2), 100
+SEEDS = (0, 1, 2)
 MIN_COUNT, WORDS = 10, 12
+STUDENT_SENTENCES, VAL_SENTENCES = 5000, 1000
 PAD, BEGIN, END, UNKNOWN = range(4)
 TEACHER = {"width": 64, "layers": 2, "heads": 4, "dropout": 0.1}
 STUDENT = {"width": 32, "layers": 1, "heads": 2}
 TEACHER_EPOCHS, EPOCHS = 6, 4
 DIVERGENCES = ("forward", "reverse", "jensen_shannon")
-WEIGHTS = (0.5, 0.9)
 
 
 class Block(nn.Module):
@@ -92,7 +91,8 @@ class Transformer(nn.Module):
 
 
 @cache
-def task_of_text() -> oh.LanguageModel:
+def task_of_text(limit: int | None = STUDENT_SENTENCES) -> oh.LanguageModel:
+    """Return the task with so many sentences to learn from; `val` and `test` are the same."""
     whole = json.loads((DATA / "data_full.json").read_text())
     texts = {name: [text.split() for text, _ in whole[name]] for name in ("train", "val", "test")}
     counts = Counter(word for words in texts["train"] for word in words)
@@ -104,11 +104,13 @@ def task_of_text() -> oh.LanguageModel:
         rows = [(BEGIN, *(number.get(w, UNKNOWN) for w in s[:WORDS]), END) for s in sentences]
         kept = [ids for ids in rows if name == "train" or ids not in seen]
         seen |= set(kept)
+        kept = kept[:: len(kept) // VAL_SENTENCES][:VAL_SENTENCES] if name == "val" else kept
         tokens = torch.full((len(kept), WORDS + 2), PAD)
         for place, ids in enumerate(kept):
             tokens[place, : len(ids)] = torch.tensor(ids)
         splits[name] = {"input_ids": tokens, "attention_mask": (tokens != PAD).long()}
-    return oh.LanguageModel(**splits, vocabulary=UNKNOWN + 1 + len(known))
+    vocabulary = UNKNOWN + 1 + len(known)
+    return oh.LanguageModel(**splits, vocabulary=vocabulary, train_limit=limit)
 
 
 def vocabulary() -> int:
@@ -121,10 +123,10 @@ def teacher_of(runs: Path) -> nn.Module:
     torch.manual_seed(0)
     network = Transformer(vocabulary(), **TEACHER)
     step = oh.Train(epochs=TEACHER_EPOCHS, optimizer=oh.AdamW(lr=2e-3), clip_norm=1.0)
-    return without_test(step, network, task_of_text(), runs / "teacher", 0)
+    return without_test(step, network, task_of_text(None), runs / "teacher", 0)
 
 
-def into_student(divergence: str, weight: float) -> oh.DistillInto:
+def into_student(divergence: str) -> oh.DistillInto:
     # A Jensen-Shannon divergence is a quarter of the others where both networks are alike.
     factor = 4.0 if divergence == "jensen_shannon" else 1.0
     match = oh.SoftTargets(temperature=1, divergence=divergence, weight=factor)
@@ -133,28 +135,13 @@ def into_student(divergence: str, weight: float) -> oh.DistillInto:
         epochs=EPOCHS,
         optimizer=oh.AdamW(lr=5e-3),
         clip_norm=1.0,
-        objective=oh.Distill(match=[match], weight=weight),
+        objective=oh.Distill(match=[match]),
     )
     return oh.DistillInto(student=student, train=train)
 
 
-def search(name: str, runs: Path) -> float:
-    """Return the loss on `val` of a setting (`forward 0.5`), of `alone` or of the `teacher`."""
-    task, teacher, folder = task_of_text(), teacher_of(runs), runs / "search" / name
-    if name == "teacher":
-        return on_val(oh.Freeze(), teacher, task, folder, SEARCH_SEED)
-    divergence, _, weight = name.partition(" ")
-    if name == "alone":
-        return on_val(into_student("forward", 0).control(), teacher, task, folder, SEARCH_SEED)
-    return on_val(into_student(divergence, float(weight)), teacher, task, folder, SEARCH_SEED)
-
-
-def chosen_weight(found: dict[str, float]) -> float:
-    return min(WEIGHTS, key=lambda weight: found[f"forward {weight:g}"])
-
-
-def one(divergence: str, weight: float, seed: int, runs: Path) -> dict[str, Any]:
-    run = oh.Recipe(into_student(divergence, weight)).run(
+def one(divergence: str, seed: int, runs: Path) -> dict[str, Any]:
+    run = oh.Recipe(into_student(divergence)).run(
         teacher_of(runs),
         task_of_text(),
         out=runs / f"{divergence}-{seed}",
@@ -163,27 +150,22 @@ def one(divergence: str, weight: float, seed: int, runs: Path) -> dict[str, Any]
         progress=QUIET,
     )
     parameters = [count_parameters(network) for network in (teacher_of(runs), run.model)]
-    return row(run) | {"weight": weight, "parameters": parameters}
+    return row(run) | {"parameters": parameters}
 
 
 def tables(results: dict[str, Any]) -> str:
-    found = results["search"]
     lines = [
-        "| loss on val, seed of the search | " + " | ".join(found) + " |",
-        "|---" * (1 + len(found)) + "|",
-        "| | " + " | ".join(f"{value:.4f}" for value in found.values()) + " |",
-        "",
-        "| divergence (weight) | seed | perplexity on test: teacher | alone | distilled "
+        "| divergence | seed | perplexity on test: teacher | alone | distilled "
         "| loss against alone, 95 % interval | the run says |",
         "|---|---|---|---|---|---|---|",
     ]
     for divergence in DIVERGENCES:
-        rows = results["runs"].get(divergence, {})
+        rows = results.get(divergence, {})
         for seed, each in rows.items():
             values = [f"{math.exp(each[k]):.2f}" for k in ("teacher", "control", "student")]
             low, high = each["interval"]
             lines.append(
-                f"| {divergence} ({each['weight']:g}) | {seed} | {' | '.join(values)} "
+                f"| {divergence} | {seed} | {' | '.join(values)} "
                 f"| {each['difference']:+.4f} ({low:+.4f} to {high:+.4f}), n = {each['n']} "
                 f"| {each['effect']} |"
             )
@@ -196,18 +178,8 @@ def tables(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def todo(results: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """Yield what is not measured yet; the second part when the first is complete."""
-    for name in ("teacher", "alone", *(f"forward {weight:g}" for weight in WEIGHTS)):
-        if name not in results["search"]:
-            yield "search", name, SEARCH_SEED
-    for seed, name in product(SEEDS, DIVERGENCES):
-        if str(seed) not in results["runs"].get(name, {}):
-            yield "runs", name, seed
-
-
 def main() -> None:
-    """Search on val, run the recipes, write JSON, print the tables."""
+    """Run the recipes, write JSON, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs/learning_language")
@@ -215,19 +187,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     until = time.monotonic() + 60 * options.minutes
-    results = {"search": {}, "runs": {}} | read(options.out)
-    for part, name, seed in todo(results):
+    results = read(options.out)
+    for seed, name in product(SEEDS, DIVERGENCES):
+        if str(seed) in results.get(name, {}):
+            continue
         if time.monotonic() > until:
             print("there is more to do")
             return
-        if part == "search":
-            results[part][name] = search(name, options.runs)
-            print(name, results[part][name], flush=True)
-        else:
-            found = one(name, chosen_weight(results["search"]), seed, options.runs)
-            results[part].setdefault(name, {})[str(seed)] = found
-            print(name, seed, *found["says"], sep="\n", flush=True)
+        found = one(name, seed, options.runs)
+        results.setdefault(name, {})[str(seed)] = found
         write(options.out, results)
+        print(name, seed, *found["says"], sep="\n", flush=True)
     print(tables(results))
 
 
