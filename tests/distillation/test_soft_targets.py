@@ -131,6 +131,22 @@ def test_the_gradient_of_the_mixture_is_right(mixture: float, equal: bool) -> No
     assert torch.allclose(found, wanted)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradients_of_jensen_shannon_are_those_of_differences(kind: Kind) -> None:
+    def distance(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
+        return soft_distance(
+            student_BC,
+            teacher_BC,
+            kind=kind,
+            temperature=2.0,
+            divergence="jensen_shannon",
+            mixture=0.3,
+        )
+
+    both = [(2 * random(3, 4, seed=seed)).double().requires_grad_() for seed in (0, 1)]
+    assert torch.autograd.gradcheck(distance, both)
+
+
 @pytest.mark.parametrize("mixture", [0.5, 0.2])
 def test_close_to_the_teacher_all_are_one_but_for_a_factor(mixture: float) -> None:
     teacher_BC = random(64, 10).double()

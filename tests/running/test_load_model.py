@@ -5,10 +5,12 @@ import torch
 from safetensors.torch import load_file
 
 from overhaul.core import ModelError, Progress, RunFolderError, model_tensors
-from overhaul.distillation import SwapModel
+from overhaul.distillation import Distill, SwapModel
+from overhaul.evaluation import predict
 from overhaul.pruning import PruneChannels, PruneWeights
 from overhaul.running import Recipe, load_model
 from overhaul.testing import TinyCNN, tiny_cnn, tiny_task
+from overhaul.training import Train
 from overhaul.transfer import ReplaceHead
 
 QUIET = Progress(quiet=True)
@@ -58,3 +60,19 @@ def test_what_a_run_has_made_of_the_model_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"holds no finished run"):
         load_model(tmp_path, tiny_cnn())
+
+
+def test_the_network_of_the_control_is_made_again(tmp_path: Path) -> None:
+    recipe = Recipe(
+        SwapModel(factory=tiny_cnn, arguments={"width": 3}),
+        Train(epochs=2, objective=Distill(weight=1.0), keep="last"),
+    )
+    run = recipe.run(tiny_cnn(), tiny_task(), out=tmp_path, cost=False, progress=QUIET)
+    alone = load_model(tmp_path / "control", tiny_cnn())
+    expected, found = model_tensors(run.model), model_tensors(alone)
+    assert {name: t.shape for name, t in found.items()} == {n: t.shape for n, t in expected.items()}
+    assert not torch.equal(expected["conv.weight"], found["conv.weight"])
+    predictions = predict(alone, tiny_task().prepare().test.open())
+    accuracy = tiny_task().metrics(predictions.outputs, predictions.targets)["accuracy"]
+    assert run.verdict.control is not None
+    assert accuracy == pytest.approx(run.verdict.control.reference_value)

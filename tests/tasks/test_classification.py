@@ -154,6 +154,17 @@ def test_a_class_without_samples_is_called_by_its_name() -> None:
         ).prepare()
 
 
+def test_a_class_may_be_absent_where_that_is_said() -> None:
+    labels = torch.arange(60) % 3
+    val = (torch.rand(6, 4), torch.arange(6) % 3)
+    task = Classification(
+        train=(X[labels != 1], labels[labels != 1]), val=val, classes=3, allow_absent=True
+    )
+    found = next(f for f in task.prepare().facts if f.name == "classes_present")
+    assert found.value == 2
+    assert task.output_size(task.prepare()) == 3
+
+
 def test_a_split_without_labels_is_refused() -> None:
     labels = torch.arange(60) % 2
     val = (torch.rand(5, 4), torch.full((5,), -1))

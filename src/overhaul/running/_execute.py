@@ -213,7 +213,10 @@ class _WholeRun:
         control_states: list[StepState] = []
         if control:
             setting.progress.say("the control: the same training without the methods")
-            control_states = run_steps(setting, control, folder.child("control"), prefix="control/")
+            alone = folder.child("control")
+            alone.update_manifest(steps=None)
+            control_states = run_steps(setting, control, alone, prefix="control/")
+            alone.update_manifest(steps=len(control_states))
             self._keep_states("control/", control_states)
         last = states[-1].key
         if with_cost:

@@ -15,7 +15,7 @@ def load_model(folder: str | Path, original: nn.Module) -> nn.Module:
     be loaded with `load_state_dict` just as well.
 
     Args:
-        folder: The run folder.
+        folder: The run folder; or the folder `control` in it, for the network of the control.
         original: A model of the class that the run was given, from the same factory with the same
             arguments. Its weights do not matter, and it stays as it is.
 

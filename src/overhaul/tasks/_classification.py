@@ -44,6 +44,8 @@ class Classification(SingleTask):
         class_names: What they are called, in order. Built-in data brings its own.
         label_smoothing: Part of the target that is spread over all classes. Default 0.
         allow_missing: The label -1 means "not known".
+        allow_absent: `train` may lack samples of some classes. That is for a student whose teacher
+            knows them: what it is to learn of them is in the teacher's outputs.
 
     Shapes: outputs `[B, C]`, labels `[B]` of whole numbers in 0..C-1.
 
@@ -76,6 +78,7 @@ class Classification(SingleTask):
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="Part of the target spread over all classes."
     )
+    allow_absent: bool = Field(default=False, description="Classes may be absent from `train`.")
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -190,11 +193,12 @@ class Classification(SingleTask):
         if not any(counts):
             raise DataError(f"`{name}` has no labelled sample.")
         absent = [number for number, count in enumerate(counts) if count == 0]
-        if name == "train" and absent:
+        if name == "train" and absent and not self.allow_absent:
             named = ", ".join(map(self._class_text, absent[:5])) + ("..." if absent[5:] else "")
             raise DataError(
                 f"`train` must have samples of every class, and has none of {named} (of "
-                f"{len(counts)} classes). Add some, or number the classes that there are from 0."
+                f"{len(counts)} classes). Add some, or number the classes that there are from 0; "
+                "where a teacher knows them, set allow_absent=True."
             )
 
     def _class_text(self, number: int) -> str:
