@@ -10,7 +10,6 @@ from typing import Literal, Self, TypeAlias
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from overhaul.core import (
     Batch,
@@ -25,6 +24,7 @@ from overhaul.core import (
     evaluating,
     load_weights_,
 )
+from overhaul.distillation._differentiable_twice import differentiable_twice
 from overhaul.distillation._layer_match import LayerMatch
 from overhaul.distillation._match import BoundMatch, Match
 from overhaul.distillation._mixture import MIXTURE_LOSS, Mixture
@@ -178,9 +178,7 @@ class _Distillation(BoundObjective):
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         if self._input_gradients:
             batch = batch.map_inputs(_with_gradient)
-        # The other kernels of attention cannot be differentiated twice.
-        twice = sdpa_kernel(SDPBackend.MATH) if self._input_gradients else nullcontext()
-        with twice:
+        with differentiable_twice() if self._input_gradients else nullcontext():
             student = see(self._student[0], batch, self._student_paths, call=model)
         teacher, beside = self._teacher_sees(batch)
         fixed = teacher.detached()

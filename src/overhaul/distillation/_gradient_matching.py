@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from overhaul.core import Batch, Context, ModelError, SpecError, Task, part_of
+from overhaul.distillation._differentiable_twice import by_inputs_only, differentiable_twice
 from overhaul.distillation._match import BoundMatch, Match
 from overhaul.distillation._output_match import check_one_shape
 from overhaul.distillation._precision import single, unit, without_autocast
@@ -120,7 +120,7 @@ class _GradientMatching(BoundMatch):
         outputs = [part_of(seen.outputs, name) for name in self.task.parts]
         inputs = _real_inputs(seen.batch)
         # A backward pass goes in the types of its forward pass; autocast would meddle with them.
-        with without_autocast(inputs[0]):
+        with without_autocast(inputs[0]), by_inputs_only():
             gradients = torch.autograd.grad(
                 outputs,
                 inputs,
@@ -141,7 +141,7 @@ class _GradientMatching(BoundMatch):
             lambda tensor: tensor.detach().requires_grad_() if _is_real(tensor) else tensor
         )
         trained = [each for each in student.parameters() if each.requires_grad]
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.enable_grad(), differentiable_twice():
             try:
                 (loss,) = self(see(student, batch), see(teacher, batch)).values()
                 torch.autograd.grad(loss, trained, allow_unused=True)
