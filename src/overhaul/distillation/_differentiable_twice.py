@@ -30,7 +30,7 @@ def differentiable_twice() -> Iterator[None]:
 
     Attention runs in its plain kernel, which alone can be differentiated twice. On a CPU,
     convolutions, BatchNorm in training and ReLU are replaced by forms with the same outputs and
-    gradients, whose second derivatives are cheap; under autocast they stay as they are.
+    gradients, whose second derivatives are cheap.
 
     Example:
         >>> x = torch.ones(2, 1, 3, 3, requires_grad=True)
@@ -73,10 +73,9 @@ def _applies(*tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
     return (
         torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
         and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in given)
         and all(tensor.device.type == "cpu" for tensor in given)
-        and all(tensor.dtype in (torch.float32, torch.float64) for tensor in given)
+        and all(tensor.is_floating_point() for tensor in given)
     )
 
 
@@ -115,10 +114,17 @@ def _convolution(dimensions: int) -> Callable[..., Tensor | None]:
             return None
         how = sizes(stride), sizes(padding), sizes(dilation)
         geometry = _Geometry(*how, False, [0] * dimensions, groups)
-        out: Tensor = _Convolution.apply(input, weight, bias, geometry)
+        out: Tensor = _Convolution.apply(*map(_autocast, (input, weight, bias)), geometry)
         return out
 
     return convolution
+
+
+def _autocast(tensor: Tensor | None) -> Tensor | None:
+    """Return what autocast would hand to a convolution."""
+    if tensor is None or tensor.dtype == torch.float64 or not torch.is_autocast_enabled("cpu"):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype("cpu"))
 
 
 def _convolution_backward(
@@ -275,7 +281,7 @@ class _BatchNormGradient(Function):
             upper, x, weight, batch, [True, True, True]
         )
         count = x.numel() // x.shape[1]
-        product_C = _products(upper, grad)
+        product_C = _products(upper, grad, scale_C)
         product_C = product_C - (total_C * total_upper_C + along_C * along_upper_C) / count
         of_weight_C = scale_C * product_C
         of_x_C = of_weight_C * scale_C.square() / -count
@@ -286,16 +292,15 @@ class _BatchNormGradient(Function):
         of_x = torch.addcmul((-mean_C * of_x_C).view(by_channel), x, of_x_C.view(by_channel))
         of_x = of_x.addcmul_(found, along_upper_C.view(by_channel))
         of_x = of_x.addcmul_(again, along_C.view(by_channel))
-        return again, of_x, None if weight is None else of_weight_C, None
+        return again, of_x.to(x.dtype), None if weight is None else of_weight_C, None
 
 
-def _products(one: Tensor, other: Tensor) -> Tensor:
+def _products(one: Tensor, other: Tensor, like_C: Tensor) -> Tensor:
     """Return the inner product for each channel.
 
     A BatchNorm's gradient by its weight is one, and is computed without a feature in between.
     """
-    channels = one.shape[1]
-    plain = _Statistics(one.new_zeros(channels), one.new_ones(channels), 0.0)
+    plain = _Statistics(torch.zeros_like(like_C), torch.ones_like(like_C), 0.0)
     found: Tensor = _batch_norm_backward(one, other, None, plain, [False, True, False])[1]
     return found
 
