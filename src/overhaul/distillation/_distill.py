@@ -173,7 +173,10 @@ class _Distillation(BoundObjective):
         self._student = (student,)  # in a tuple, or it would be a part of this module
         self._student_paths = {path for match in matches for path in match.student_paths}
         self._teacher_paths = {path for match in matches for path in match.teacher_paths}
-        self._input_gradients = any(match.input_gradients for match in matches)
+        of_inputs = [match for match in matches if match.input_gradients]
+        self._input_gradients = bool(of_inputs)
+        for match in of_inputs[-1:]:
+            match.keep_teacher_graph = False
 
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         if self._input_gradients:
