@@ -154,6 +154,9 @@ class _Loop:
             if parameter.requires_grad
         }
         companions = self.objective.companions
+        for companion in companions if self.channels_last else ():
+            if _channels_last_helps(companion.network, self.hardware.device, plan.precision):
+                self._try_channels_last_(companion.network)
         theirs = [_trained(companion.network) for companion in companions]
         apart = {id(parameter) for parameters in theirs for parameter in parameters}
         self.own = {name: p for name, p in self.own.items() if id(p) not in apart}
@@ -182,21 +185,25 @@ class _Loop:
             plan.channels_last is None and not _channels_last_helps(model, device, plan.precision)
         ):
             return False
-        model.to(memory_format=torch.channels_last)
-        batch = next(self.ctx.data.train.in_order(2)).to(device).map_inputs(_channels_last)
+        error = self._try_channels_last_(model)
+        if error is not None and plan.channels_last:
+            raise ModelError(
+                f"`channels_last` was asked for and the model cannot do it: {error} Leave it out."
+            ) from error
+        return error is None
+
+    def _try_channels_last_(self, network: nn.Module) -> RuntimeError | None:
+        """Store kernels channels last, or leave them if the network cannot run so: say why."""
+        batch = next(self.ctx.data.train.in_order(2)).to(self.hardware.device)
         try:
-            with evaluating(model):
-                batch.forward(model)
+            network.to(memory_format=torch.channels_last)
+            with evaluating(network):
+                batch.map_inputs(_channels_last).forward(network)
         except RuntimeError as error:
             # `view` in the user's forward pass fails on channels-last tensors; `reshape` would not.
-            model.to(memory_format=torch.contiguous_format)
-            if plan.channels_last:
-                raise ModelError(
-                    "`channels_last` was asked for and the model cannot do it: "
-                    f"{error} Leave it out."
-                ) from error
-            return False
-        return True
+            network.to(memory_format=torch.contiguous_format)
+            return error
+        return None
 
     def run_(self) -> None:
         """Train, and leave the chosen weights in the model."""
