@@ -12,6 +12,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +67,14 @@ def arrays(case: Case, samples: int, seed: int) -> tuple[Tensor, Tensor]:
     return images, torch.arange(samples) % 10
 
 
-def ours(case: Case, net: nn.Module, task: oh.Task, data: Splits) -> float:
-    """Train with `Train` and return the seconds."""
-    plan = oh.Train(epochs=case.epochs, batch_size=64, channels_last=True)
+def seconds_of(
+    plan: oh.Train,
+    net: nn.Module,
+    task: oh.Task,
+    data: Splits,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Train a network in place and return the seconds."""
     with tempfile.TemporaryDirectory() as folder:
         ctx = Context(
             task=task,
@@ -78,9 +84,9 @@ def ours(case: Case, net: nn.Module, task: oh.Task, data: Splits) -> float:
             artifact_folder=Path(folder) / "artifact",
             progress=oh.Progress(quiet=True),
         )
-        start = time.perf_counter()
+        start = clock()
         plan.apply(net, ctx)
-        return time.perf_counter() - start
+        return clock() - start
 
 
 def by_hand(case: Case, net: nn.Module, data: Splits) -> float:
@@ -137,25 +143,32 @@ def measure(case: Case, pairs: int) -> dict[str, object]:
     data = task.prepare()
     with seeded(0):
         net = network(case)
+    plan = oh.Train(epochs=case.epochs, batch_size=64, channels_last=True)
+    found = compare(
+        {
+            "ours": lambda: seconds_of(plan, deepcopy(net), task, data),
+            "by_hand": lambda: by_hand(case, deepcopy(net), data),
+        },
+        pairs,
+    )
+    return {"case": case.title, **found, "steps": case.epochs * -(-case.samples // 64)}
+
+
+def compare(trainings: Mapping[str, Callable[[], float]], pairs: int) -> dict[str, object]:
+    """Run two trainings in turn and return the ratios of their seconds, first over second."""
+    first, second = trainings
     times = []
     for number in range(pairs + 1):
-        first_ours = number % 2 == 0
-        pair = {}
-        for name in ("ours", "by_hand") if first_ours else ("by_hand", "ours"):
-            copy = deepcopy(net)
-            pair[name] = (
-                ours(case, copy, task, data) if name == "ours" else by_hand(case, copy, data)
-            )
+        order = (first, second) if number % 2 == 0 else (second, first)
+        pair = {name: trainings[name]() for name in order}
         if number > 0:  # the first pair warms up
             times.append(pair)
-    ratios = sorted(pair["ours"] / pair["by_hand"] for pair in times)
+    ratios = sorted(pair[first] / pair[second] for pair in times)
     return {
-        "case": case.title,
         "median_ratio": statistics.median(ratios),
         "quartiles": statistics.quantiles(ratios, n=4),
-        "ours_s": statistics.median(pair["ours"] for pair in times),
-        "by_hand_s": statistics.median(pair["by_hand"] for pair in times),
-        "steps": case.epochs * -(-case.samples // 64),
+        f"{first}_s": statistics.median(pair[first] for pair in times),
+        f"{second}_s": statistics.median(pair[second] for pair in times),
         "pairs": pairs,
     }
 

@@ -244,3 +244,15 @@ def test_a_network_without_gradients_by_its_inputs_is_refused_before_training(
     ctx = context_of(classes_task(), make_context)
     with pytest.raises(ModelError, match=r"gradient_matching needs the gradients of both"):
         GradientMatching().bind(smooth(3), Rounded().requires_grad_(False), samples(2), ctx)
+
+
+def test_two_of_them_share_the_teachers_graph(make_context: MakeContext) -> None:
+    student, teacher = tiny_cnn(width=3), tiny_cnn()
+    ctx = make_context(teacher)
+    batch = next(ctx.data.train.in_order(8))
+    both = [GradientMatching(projections=2), GradientMatching(normalize=False)]
+    bound = Distill(match=both).bind(student, ctx)
+    for _ in range(2):
+        losses = bound(student, batch)
+        torch.stack(list(losses.values())).sum().backward()
+        assert {"gradient_matching", "gradient_matching_2"} <= losses.keys()

@@ -320,6 +320,38 @@ def linear_peer() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
+class ByView(TinyCNN):
+    """It cannot run channels last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.max_pool2d(torch.relu(self.bn(self.conv(x))), 2)
+        logits: Tensor = self.fc(x.view(x.size(0), -1))
+        return logits
+
+
+@pytest.mark.parametrize(("factory", "channels_last"), [(TinyCNN, True), (ByView, False)])
+def test_a_peer_is_stored_channels_last_like_the_model_where_it_can_be(
+    factory: type[TinyCNN], channels_last: bool, make_context: MakeContext
+) -> None:
+    peers: list[nn.Module] = []
+
+    class Watched(Mutual):
+        def bind(self, model: nn.Module, ctx: Context) -> BoundObjective:
+            bound = super().bind(model, ctx)
+            peers.extend(peers_of(bound))
+            bound.register_forward_hook(
+                lambda *_: formats.append(peers[0].get_parameter("conv.weight").stride())
+            )
+            return bound
+
+    formats: list[tuple[int, ...]] = []
+    plan = Train(epochs=1, objective=Watched(peers=[Network(factory=factory)]), channels_last=True)
+    plan.apply(tiny_cnn(), make_context(tiny_cnn()))
+    kernel = torch.empty_like(peers[0].get_parameter("conv.weight"))
+    wanted = torch.channels_last if channels_last else torch.contiguous_format
+    assert set(formats) == {kernel.contiguous(memory_format=wanted).stride()}
+
+
 def test_several_tasks_at_once(make_context: MakeContext) -> None:
     task = tiny_multi_task()
     model, ctx = two_heads(), make_context(two_heads(), task=task)

@@ -10,7 +10,6 @@ from typing import Literal, Self, TypeAlias
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from overhaul.core import (
     Batch,
@@ -26,6 +25,7 @@ from overhaul.core import (
     load_weights_,
 )
 from overhaul.distillation._auto import Share, as_number, open_temperature
+from overhaul.distillation._differentiable_twice import differentiable_twice
 from overhaul.distillation._layer_match import LayerMatch
 from overhaul.distillation._match import BoundMatch, Match
 from overhaul.distillation._mixture import MIXTURE_LOSS, Mixture
@@ -213,14 +213,15 @@ class _Distillation(BoundObjective):
         self._student = (student,)  # in a tuple, or it would be a part of this module
         self._student_paths = {path for match in matches for path in match.student_paths}
         self._teacher_paths = {path for match in matches for path in match.teacher_paths}
-        self._input_gradients = any(match.input_gradients for match in matches)
+        of_inputs = [match for match in matches if match.input_gradients]
+        self._input_gradients = bool(of_inputs)
+        for match in of_inputs[-1:]:
+            match.keep_teacher_graph = False
 
     def forward(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         if self._input_gradients:
             batch = batch.map_inputs(_with_gradient)
-        # The other kernels of attention cannot be differentiated twice.
-        twice = sdpa_kernel(SDPBackend.MATH) if self._input_gradients else nullcontext()
-        with twice:
+        with differentiable_twice() if self._input_gradients else nullcontext():
             student = see(self._student[0], batch, self._student_paths, call=model)
         teacher, beside = self._teacher_sees(batch)
         fixed = teacher.detached()

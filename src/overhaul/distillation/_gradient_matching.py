@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from overhaul.core import Batch, Context, ModelError, SpecError, Task, part_of
+from overhaul.distillation._differentiable_twice import by_inputs_only, differentiable_twice
 from overhaul.distillation._match import BoundMatch, Match
 from overhaul.distillation._output_match import check_one_shape
 from overhaul.distillation._precision import single, unit, without_autocast
@@ -87,13 +87,18 @@ class _GradientMatching(BoundMatch):
         self.plan, self.task = plan, task
 
     def forward(self, student: Seen, teacher: Seen) -> dict[str, Tensor]:
-        losses = [self._loss(student, teacher) for _ in range(self.plan.projections)]
+        directions = [self._directions(student, teacher) for _ in range(self.plan.projections)]
+        # The teacher first: what its graph holds is free before the student's gradients need it.
+        last = len(directions) - 1
+        theirs = [
+            self._gradient(teacher, each, keep=self.keep_teacher_graph or number < last)
+            for number, each in enumerate(directions)
+        ]
+        own = [self._gradient(student, each, differentiable=True) for each in directions]
+        losses = [self._distance(*pair) for pair in zip(own, theirs, strict=True)]
         return {self.plan.spec_name(): sum(losses[1:], losses[0]) / len(losses)}
 
-    def _loss(self, student: Seen, teacher: Seen) -> Tensor:
-        directions = self._directions(student, teacher)
-        own_BD = self._gradient(student, directions, differentiable=True)
-        theirs_BD = self._gradient(teacher, directions, differentiable=False)
+    def _distance(self, own_BD: Tensor, theirs_BD: Tensor) -> Tensor:
         if self.plan.normalize:
             own_BD, theirs_BD = unit(own_BD), unit(theirs_BD)
         return (own_BD - theirs_BD).square().sum() / len(own_BD)
@@ -115,17 +120,24 @@ class _GradientMatching(BoundMatch):
             for part_BC, each in zip(flat_BC.split(sizes, dim=1), drawn, strict=True)
         ]
 
-    def _gradient(self, seen: Seen, directions: list[Tensor], *, differentiable: bool) -> Tensor:
+    def _gradient(
+        self,
+        seen: Seen,
+        directions: list[Tensor],
+        *,
+        keep: bool = True,
+        differentiable: bool = False,
+    ) -> Tensor:
         """Return the gradient of the outputs along the directions by all inputs, `[B, D]`."""
         outputs = [part_of(seen.outputs, name) for name in self.task.parts]
         inputs = _real_inputs(seen.batch)
         # A backward pass goes in the types of its forward pass; autocast would meddle with them.
-        with without_autocast(inputs[0]):
+        with without_autocast(inputs[0]), by_inputs_only():
             gradients = torch.autograd.grad(
                 outputs,
                 inputs,
                 [each.to(output.dtype) for each, output in zip(directions, outputs, strict=True)],
-                retain_graph=True,
+                retain_graph=keep,
                 create_graph=differentiable,
                 materialize_grads=True,
             )
@@ -141,7 +153,7 @@ class _GradientMatching(BoundMatch):
             lambda tensor: tensor.detach().requires_grad_() if _is_real(tensor) else tensor
         )
         trained = [each for each in student.parameters() if each.requires_grad]
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.enable_grad(), differentiable_twice():
             try:
                 (loss,) = self(see(student, batch), see(teacher, batch)).values()
                 torch.autograd.grad(loss, trained, allow_unused=True)

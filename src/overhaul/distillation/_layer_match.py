@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from overhaul.core import Batch, Context, SpecError, Task, nearest
 from overhaul.distillation._match import BoundMatch, Match
 from overhaul.distillation._pair_layers import Pair, pair_layers
+from overhaul.distillation._precision import single
 from overhaul.distillation._seen import Seen
 
 LayerPairs = Literal["auto"] | tuple[tuple[str, str], ...]
@@ -101,3 +102,12 @@ class BoundLayerMatch(BoundMatch):
             teacher_BCP: Samples, channels, places; it has no gradient.
             batch: The samples, with their labels.
         """
+
+
+def sample_rows(feature_BCP: Tensor) -> Tensor:
+    """Return a row for each sample, in the order of the memory, so that nothing is copied.
+
+    For products and distances of rows, which do not depend on the order within them.
+    """
+    in_order = feature_BCP if feature_BCP.is_contiguous() else feature_BCP.transpose(1, 2)
+    return single(in_order).flatten(1)

@@ -19,12 +19,14 @@ class BoundMatch(nn.Module, ABC):
         student_paths: Modules of the student whose outputs it needs.
         teacher_paths: Modules of the teacher whose outputs it needs.
         input_gradients: Whether it differentiates by the inputs, so that the inputs require a
-            gradient and the teacher's graph is kept.
+            gradient and the teacher has a graph.
+        keep_teacher_graph: Whether the teacher's graph is still needed afterwards.
     """
 
     student_paths: tuple[str, ...] = ()
     teacher_paths: tuple[str, ...] = ()
     input_gradients: bool = False
+    keep_teacher_graph: bool = True
 
     @abstractmethod
     def forward(self, student: Seen, teacher: Seen) -> dict[str, Tensor]:

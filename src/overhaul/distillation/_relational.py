@@ -8,9 +8,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from overhaul.core import Batch, SpecError
-from overhaul.distillation._layer_match import BoundLayerMatch, LayerMatch
+from overhaul.distillation._layer_match import BoundLayerMatch, LayerMatch, sample_rows
 from overhaul.distillation._pair_layers import Pair
-from overhaul.distillation._precision import single
 
 
 class Relational(LayerMatch):
@@ -94,7 +93,7 @@ class _Relational(BoundLayerMatch):
 
 
 def _distances(feature_BCP: Tensor) -> Tensor:
-    flat_BF = single(feature_BCP).flatten(1)
+    flat_BF = sample_rows(feature_BCP)
     # By a product of matrices, small distances would be lost to cancellation.
     return torch.cdist(flat_BF, flat_BF, compute_mode="donot_use_mm_for_euclid_dist")
 

@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from overhaul.core import Batch
-from overhaul.distillation._layer_match import BoundLayerMatch, LayerMatch
+from overhaul.distillation._layer_match import BoundLayerMatch, LayerMatch, sample_rows
 from overhaul.distillation._pair_layers import Pair
-from overhaul.distillation._precision import single, unit, without_autocast
+from overhaul.distillation._precision import unit, without_autocast
 
 
 class SimilarityPreserving(LayerMatch):
@@ -56,5 +56,5 @@ class _SimilarityPreserving(BoundLayerMatch):
 
 
 def _similarity(feature_BCP: Tensor) -> Tensor:
-    flat_BF = single(feature_BCP).flatten(1)
+    flat_BF = sample_rows(feature_BCP)
     return unit(flat_BF @ flat_BF.T)

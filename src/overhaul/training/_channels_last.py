@@ -13,11 +13,11 @@ def use_channels_last_(
     """Store kernels channels last if it was asked for, or helps and the model can do it."""
     if wish is False or (wish is None and not _helps(model, device, precision)):
         return False
-    model.to(memory_format=torch.channels_last)
-    batch = next(data.train.in_order(2)).to(device).map_inputs(channels_last)
+    batch = next(data.train.in_order(2)).to(device)
     try:
+        model.to(memory_format=torch.channels_last)
         with evaluating(model):
-            batch.forward(model)
+            batch.map_inputs(channels_last).forward(model)
     except RuntimeError as error:
         # `view` in the user's forward pass fails on channels-last tensors; `reshape` would not.
         model.to(memory_format=torch.contiguous_format)

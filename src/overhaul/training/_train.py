@@ -168,6 +168,10 @@ class _Loop:
             if parameter.requires_grad
         }
         companions = self.objective.companions
+        for companion in companions if self.channels_last else ():
+            use_channels_last_(
+                companion.network, None, self.hardware.device, plan.precision, ctx.data
+            )
         theirs = [_trained(companion.network) for companion in companions]
         apart = {id(parameter) for parameters in theirs for parameter in parameters}
         self.own = {name: p for name, p in self.own.items() if id(p) not in apart}
