@@ -248,9 +248,10 @@ class Quantize(Step):
         batches = self.calibration_batches(model, ctx, 0)
         for repair in self.repairs:
             repair.prepare_(model, plan, batches, ctx)
-        ranges = self.ranges(model, plan, batches)
+        seen = partial(self.ranges, model, batches=batches)
+        ranges = seen(plan)
         eight, seven = (
-            Trials(model, partial(step.plan, model, first), ranges, self.search, judge, ctx)
+            Trials(model, partial(step.plan, model, first), ranges, seen, self.search, judge, ctx)
             for step in (self, self.with_seven_bits if self.simulates else self)
         )
         trials = seven if self.simulates and seven_bits_needed(eight, seven, before) else eight
