@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 
 from overhaul.core import (
     Batch,
@@ -60,7 +61,7 @@ class Distill(Objective):
     Raises:
         SpecError: layers of several teachers are to be matched; or a cache is given, and more than
             the outputs of one teacher is needed.
-        ModelError: the teacher's outputs do not fit the task.
+        ModelError: the teacher's outputs do not fit the task, or are not finite.
 
     Example:
         >>> Distill(match=[SoftTargets(temperature=2.0)], weight=0.9)
@@ -105,10 +106,17 @@ class Distill(Objective):
         teacher, batch = self._load(original), next(data.train.in_order(2))
         each = teacher.teachers if isinstance(teacher, Mixture) else [teacher]
         for number, one in enumerate(each, 1):
-            problem = check_model_fits(task, one, batch)
+            problem = check_model_fits(task, one, batch) or _not_finite(one, batch)
             if problem is not None:
                 name = "the teacher" if len(each) == 1 else f"teacher {number}"
                 raise ModelError(f"{name} cannot teach this task: {problem}")
+        if self.cache is not None:
+            if len(task.parts) > 1:
+                raise SpecError(
+                    "`cache` keeps one tensor of the teacher, and this task has several "
+                    f"({', '.join(task.parts)}). Leave it out."
+                )
+            self.cache.opened().close()
         for match in self.match:
             match.preflight(teacher, task, batch)
 
@@ -146,6 +154,17 @@ def _load_teacher(given: Teacher, original: nn.Module) -> nn.Module:
         if given != "original":
             load_weights_(teacher, Path(given))
     return teacher.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _not_finite(teacher: nn.Module, batch: Batch) -> str | None:
+    outputs = batch.forward(teacher)
+    if all(bool(each.isfinite().all()) for each in tree_leaves(outputs)):
+        return None
+    return (
+        "its outputs for the first samples of `train` are not all finite. Look for a weight that "
+        "is not (`torch.isfinite`), and for an overflow in its forward pass."
+    )
 
 
 def _no_layers(match: Match) -> str:

@@ -55,4 +55,5 @@ class _Hints(BoundLayerMatch):
         self, number: int, student_BCP: Tensor, teacher_BCP: Tensor, batch: Batch
     ) -> Tensor:
         own_BCP, theirs_BCP = self.pairs[number].at_one_size(student_BCP, teacher_BCP)
-        return 0.5 * F.mse_loss(self.projectors[number](own_BCP), theirs_BCP)
+        # Whatever the networks run in, the projector has single precision.
+        return 0.5 * F.mse_loss(self.projectors[number](own_BCP.float()), theirs_BCP.float())

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from overhaul.core import Batch, ModelError, evaluating
+from overhaul.core import Batch, ModelError, evaluating, without_fast_path
 from overhaul.quantization._calibration import Calibration, Seen, Symmetric, scale_and_zero
 from overhaul.quantization._plan import Plan
 from overhaul.quantization._quantized_layer import input_name
@@ -102,7 +102,8 @@ def watched_activations(
         if form.output:
             hooks.append(module.register_forward_hook(output_of(path)))
     try:
-        yield
+        with without_fast_path():
+            yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -114,10 +114,7 @@ def _prepare(
     except OrderError as error:
         fails = forward_problem(model, batch)
         if fails is not None:
-            raise ModelError(
-                f"{fails}. Give the data the shape that the model takes, or a model that takes "
-                "this shape."
-            ) from None
+            raise ModelError(f"{fails}.") from None
         raise OrderError(f"{error} ({misfit})" if misfit else str(error)) from None
     key = chain(
         f"overhaul {_FORMAT}",
