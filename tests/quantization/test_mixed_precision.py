@@ -425,7 +425,7 @@ def test_where_integers_begin_follows_the_layers_that_stay(
     torch.manual_seed(0)
     model = Shortcuts().eval()
     ctx = make_context(model, task=features())
-    budget = Budget(bytes=0.45) if kind == "bytes" else Budget(max_drop=1.0)
+    budget = Budget(bytes=0.45) if kind == "bytes" else Budget(max_drop=0.9)
     made = Quantize(batches=1, budget=budget).apply(model, ctx)
     scales = {
         name: float(value)
@@ -436,3 +436,13 @@ def test_where_integers_begin_follows_the_layers_that_stay(
     for fact in named(ctx, "sensitivity"):
         assert isinstance(fact.value, float)
         assert fact.value < 0.05, fact
+
+
+@pytest.mark.parametrize("fields", [{"max_drop": 5}, {"budget": Budget(max_drop=1.0)}])
+def test_a_drop_in_points_is_refused_before_work(
+    fields: dict[str, Any], make_context: MakeContext
+) -> None:
+    model = Chain(FINE)
+    ctx = make_context(model, task=features())
+    with pytest.raises(SpecError, match=r"must be below 1, since accuracy.*points write"):
+        Quantize(**fields).preflight(model, ctx.task, ctx.data)

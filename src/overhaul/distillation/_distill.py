@@ -88,11 +88,12 @@ class Distill(Objective):
         if not self._teachers:
             raise SpecError("`teacher` is an empty list. Give at least one teacher.")
         if len(self._teachers) > 1:
-            for match in self.match:
-                if isinstance(match, LayerMatch):
-                    raise SpecError(_no_layers(match))
+            for match in _layer_matches(self.match):
+                raise SpecError(_no_layers(match))
             if self.cache is not None:
                 raise SpecError("`cache` keeps the outputs of one teacher, and there are several.")
+        elif self.cache is not None and (layers := _layer_matches(self.match)):
+            raise SpecError(_not_kept(layers[0]))
         elif self.mix == "learned":
             raise SpecError("`mix` is 'learned', and there is one teacher. Give several, or none.")
         return self
@@ -129,10 +130,7 @@ class Distill(Objective):
             matches = [match.bind(model, teacher, batch, ctx) for match in self.match]
         for plan, bound in zip(self.match, matches, strict=True):
             if self.cache is not None and (bound.teacher_paths or bound.input_gradients):
-                raise SpecError(
-                    f"`cache` keeps outputs of the teacher, and {plan.spec_name()} needs more of "
-                    "it. Leave one of them out."
-                )
+                raise SpecError(_not_kept(plan))
             if bound.teacher_paths and isinstance(teacher, Mixture):
                 raise SpecError(_no_layers(plan))
         return _Distillation(self, model, teacher, matches, ctx)
@@ -164,6 +162,17 @@ def _not_finite(teacher: nn.Module, batch: Batch) -> str | None:
     return (
         "its outputs for the first samples of `train` are not all finite. Look for a weight that "
         "is not (`torch.isfinite`), and for an overflow in its forward pass."
+    )
+
+
+def _layer_matches(matches: tuple[Match, ...]) -> list[LayerMatch]:
+    return [match for match in matches if isinstance(match, LayerMatch)]
+
+
+def _not_kept(match: Match) -> str:
+    return (
+        f"`cache` keeps outputs of the teacher, and {match.spec_name()} needs more of it. Leave "
+        "one of them out."
     )
 
 

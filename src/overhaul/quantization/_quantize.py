@@ -23,7 +23,7 @@ from overhaul.core import (
     Traits,
     matching_names,
 )
-from overhaul.evaluation import model_device
+from overhaul.evaluation import check_max_drop, model_device
 from overhaul.graph import foldable_norms
 from overhaul.quantization._activation_error import activation_facts
 from overhaul.quantization._budget import Budget
@@ -221,7 +221,8 @@ class Quantize(Step):
         return super().check(traits)
 
     def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
-        """See what the training needs."""
+        """See what the limits mean for the task, and what the training needs."""
+        check_max_drop(self.allowed_drop, task.selection_metric)
         if self.training is not None:
             self.training.preflight(original, task, data)
 
