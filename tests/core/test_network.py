@@ -110,3 +110,12 @@ def test_a_factory_is_called_as_it_can_be() -> None:
         Network(factory=Net, arguments={"depth": 2}).build()
     with pytest.raises(SpecError, match=r"must return a torch.nn.Module, got str"):
         Network(factory=not_a_network).build()
+
+
+def failing(size: int) -> nn.Module:
+    raise KeyError(f"no size {size}")
+
+
+def test_a_factory_that_fails_is_named_with_its_arguments_and_line() -> None:
+    with pytest.raises(ModelError, match=r"failing.*'size': 3.*no size 3.*test_network\.py:\d+"):
+        Network(factory=failing, arguments={"size": 3}).build()

@@ -77,3 +77,33 @@ def test_outputs_that_nobody_can_read_are_not_blamed_on_the_batch_size() -> None
     model = Features(lambda m, x, y: y.tolist())
     with pytest.raises(ModelError, match="must return a tensor"):
         Interface.of(model.eval(), task_of("features").prepare().val)
+
+
+class Centred(nn.Module):
+    """Takes the mean of the call away."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)
+
+
+class Calls(nn.Module):
+    """Answers otherwise each time, which is left to the comparison of outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+@pytest.mark.parametrize("model", [Centred(), nn.BatchNorm1d(9, track_running_stats=False)])
+def test_a_model_that_mixes_the_samples_of_a_call_is_refused(model: nn.Module) -> None:
+    rows = Rows("val", (normal(20, 9),), torch.zeros(20))
+    with pytest.raises(ArtifactError, match="compute each sample by itself, and `output` of"):
+        Interface.of(model.eval(), rows)
+
+
+def test_a_model_that_answers_otherwise_each_time_is_no_case_of_mixing() -> None:
+    assert Interface.of(Calls(), Rows("val", (normal(20, 9),), torch.zeros(20))).outputs

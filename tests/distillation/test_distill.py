@@ -241,3 +241,16 @@ def test_soft_distance_is_computed_in_single_precision() -> None:
     half_BC = logits_BC.bfloat16()
     exact = soft_distance(half_BC.float(), -half_BC.float(), kind="classes", temperature=4.0)
     assert torch.equal(soft_distance(half_BC, -half_BC, kind="classes", temperature=4.0), exact)
+
+
+def test_a_teacher_whose_outputs_are_not_finite_is_refused_before_work() -> None:
+    task, teacher = tiny_task(), tiny_cnn()
+    with torch.no_grad():
+        teacher.fc.bias[1] = torch.nan
+    with pytest.raises(ModelError, match=r"cannot teach this task: its outputs .* not all finite"):
+        Distill(teacher=teacher).preflight(tiny_cnn(), task, task.prepare())
+
+
+def test_outputs_of_other_classes_are_told_from_a_dimension_too_many() -> None:
+    with pytest.raises(ModelError, match="must be the same classes or tokens"):
+        soft_distance(torch.zeros(2, 3), torch.zeros(2, 4), kind="classes", temperature=1.0)

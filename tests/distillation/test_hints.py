@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -82,3 +83,47 @@ def test_a_match_goes_through_a_recipe_file() -> None:
     assert Distill.from_yaml(plan.to_yaml()) == plan
     read = Distill.from_yaml("distill: {match: [hints, {soft_targets: {temperature: 2}}]}")
     assert read.match == (Hints(), SoftTargets(temperature=2))
+
+
+@pytest.mark.parametrize("pairs", [("conv", "bn"), [("conv", "bn", "fc")], ["conv"]])
+def test_what_is_no_pair_is_refused_in_one_sentence(pairs: Any) -> None:
+    with pytest.raises(SpecError, match=r"must be pairs of module paths.*Write layers=\[\("):
+        Hints(layers=pairs)
+
+
+def test_networks_in_half_precision_have_a_projector_in_single(make_context: MakeContext) -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.out = nn.Linear(64, 6).bfloat16(), nn.Linear(6, 3).bfloat16()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.out(self.inner(x.flatten(1).bfloat16())).float()
+            return out
+
+    student, teacher = Half(), Half()
+    hints = Distill(teacher=teacher, match=[Hints(layers=[("inner", "inner")])])
+    Train(epochs=1, objective=hints, keep="last").apply(student, make_context(student))
+    assert all(parameter.isfinite().all() for parameter in student.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_teacher_with_padding_is_watched_by_its_parts(make_context: MakeContext) -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            padding = (torch.arange(8) >= 6).expand(len(x), -1)
+            found = self.encoder(x[:, 0], src_key_padding_mask=padding)
+            out: torch.Tensor = self.head(found[:, 0])
+            return out
+
+    student, teacher = Padded(), Padded()
+    hints = Distill(teacher=teacher, match=[Hints()])
+    ctx = make_context(student)
+    Train(epochs=1, objective=hints, keep="last").apply(student, ctx)
+    pairs = [fact.value for fact in ctx.facts if fact.name == "layer_pair"]
+    assert pairs == ["encoder.layers.0", "encoder.layers.1"]

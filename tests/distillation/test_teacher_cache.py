@@ -6,10 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from overhaul.core import Batch, Context, Network, SpecError, model_tensors
+from overhaul.core import (
+    Batch,
+    Context,
+    CorruptedFileError,
+    Network,
+    RunFolderError,
+    SpecError,
+    model_tensors,
+)
 from overhaul.distillation import Distill, Hints, TeacherCache
 from overhaul.distillation._teacher_cache import CachedTeacher
-from overhaul.testing import tiny_cnn
+from overhaul.testing import tiny_cnn, tiny_multi_task
 from overhaul.training import SGD, Augmentation, Flip, Train
 
 MakeContext = Callable[..., Context]
@@ -161,3 +169,56 @@ def test_more_than_outputs_of_one_teacher_is_refused(
 def test_a_cache_goes_through_a_recipe_file() -> None:
     plan = Distill(cache=TeacherCache(folder="runs/teacher", max_bytes=10**6))
     assert Distill.from_yaml(plan.to_yaml()) == plan
+
+
+def test_what_is_no_cache_is_refused_before_work(make_context: MakeContext, tmp_path: Path) -> None:
+    ctx = make_context(tiny_cnn())
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match=r"cannot be kept in .*Choose another `folder`"):
+        Distill(cache=TeacherCache(folder=str(tmp_path / "file"))).preflight(
+            tiny_cnn(), ctx.task, ctx.data
+        )
+    cache = TeacherCache(folder=str(tmp_path))
+    cache.path.write_bytes(b"this is no data base" * 100)
+    with pytest.raises(CorruptedFileError, match=r"is corrupted: .*Delete it"):
+        Distill(cache=cache).preflight(tiny_cnn(), ctx.task, ctx.data)
+
+
+@pytest.mark.parametrize("value", [b"", b"1234"])
+def test_an_output_that_was_changed_on_disk_is_refused(
+    value: bytes, make_context: MakeContext, tmp_path: Path
+) -> None:
+    teacher, x = cached(Counted(), make_context(tiny_cnn()), tmp_path), torch.rand(4, 1, 8, 8)
+    wanted = outputs_of(teacher, x)
+    assert torch.equal(outputs_of(teacher, x), wanted)
+    with teacher.file:
+        teacher.file.execute(
+            "UPDATE outputs SET value = CAST(? || substr(value, 5) AS BLOB)", (value,)
+        )
+    with pytest.raises(CorruptedFileError, match="not what was written"):
+        outputs_of(teacher, x)
+
+
+def test_a_teacher_without_weights_can_be_kept(make_context: MakeContext, tmp_path: Path) -> None:
+    teacher, x = cached(nn.Flatten(), make_context(tiny_cnn()), tmp_path), torch.rand(4, 1, 8, 8)
+    assert torch.equal(outputs_of(teacher, x), outputs_of(teacher, x))
+    assert (teacher.asked, teacher.found) == (8, 4)
+
+
+def test_several_outputs_are_refused_before_work(tmp_path: Path) -> None:
+    task, model = tiny_multi_task(), Named()
+    with pytest.raises(SpecError, match=r"one tensor .* and this task has several \("):
+        Distill(teacher=model, cache=TeacherCache(folder=str(tmp_path))).preflight(
+            model, task, task.prepare()
+        )
+
+
+class Named(nn.Module):
+    """Has an output for each part of the task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number, self.odd = nn.Linear(64, 3), nn.Linear(64, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"number": self.number(x.flatten(1)), "odd": self.odd(x.flatten(1))}

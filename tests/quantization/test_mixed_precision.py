@@ -392,3 +392,57 @@ def test_calibration_reads_no_sample_of_val_or_test(
     before = len(DATA.val) * step.judges
     assert READS[0][1] == before  # nothing since the quality of the float model
     assert (VAL.reads > 0) is bool(fields)
+
+
+class Shortcut(nn.Module):
+    """Two layers that read what no module returns, inside of a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.left(x) + self.right(x)
+        return out
+
+
+class Shortcuts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.head = nn.Linear(5, 6), Shortcut(), nn.Linear(6, 4)
+        with torch.no_grad():
+            self.head.weight.mul_(1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.block(0.01 * torch.relu(self.first(x))))
+        return out
+
+
+@pytest.mark.parametrize("kind", ["bytes", "max_drop"])
+def test_where_integers_begin_follows_the_layers_that_stay(
+    kind: str, make_context: MakeContext
+) -> None:
+    torch.manual_seed(0)
+    model = Shortcuts().eval()
+    ctx = make_context(model, task=features())
+    budget = Budget(bytes=0.45) if kind == "bytes" else Budget(max_drop=0.9)
+    made = Quantize(batches=1, budget=budget).apply(model, ctx)
+    scales = {
+        name: float(value)
+        for name, value in made.named_buffers()
+        if name.endswith(("input_scale", "output_scale"))
+    }
+    assert all(scale < 0.1 for scale in scales.values()), scales
+    for fact in named(ctx, "sensitivity"):
+        assert isinstance(fact.value, float)
+        assert fact.value < 0.05, fact
+
+
+@pytest.mark.parametrize("fields", [{"max_drop": 5}, {"budget": Budget(max_drop=1.0)}])
+def test_a_drop_in_points_is_refused_before_work(
+    fields: dict[str, Any], make_context: MakeContext
+) -> None:
+    model = Chain(FINE)
+    ctx = make_context(model, task=features())
+    with pytest.raises(SpecError, match=r"must be below 1, since accuracy.*points write"):
+        Quantize(**fields).preflight(model, ctx.task, ctx.data)

@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -360,6 +360,145 @@ def test_a_weight_that_float16_would_make_infinite_stays(make_context: MakeConte
     made = Quantize(weights="float16").apply(network, ctx)
     assert made.get_parameter("fc.weight")[0, 0] == 1e6
     assert any("float16 ends at 6.55e+04" in str(fact.reason) for fact in ctx.facts)
+
+
+class Halves(nn.Module):
+    """A layer of a type that is not float32, and a head that is."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(64, 8, dtype=dtype), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.inner(x.flatten(1).to(self.inner.bias.dtype)).float())
+        return out
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_weights_of_float16_have_scales_of_their_size(
+    weights: str, make_context: MakeContext
+) -> None:
+    torch.manual_seed(0)
+    model = Halves(torch.float16)
+    with torch.no_grad():
+        model.inner.weight[0] = 0
+    ctx = make_context(model)
+    made = Quantize.model_validate({"weights": weights, "activations": None}).apply(
+        deepcopy(model), ctx
+    )
+    wanted = model.inner.weight.detach()
+    restored = cast(nn.Linear, made.get_submodule("inner")).weight
+    error = restored.float() - wanted.float()
+    assert float(error.abs().max()) < (0.001 if weights == "int8" else 0.02)
+    exact = {fact.subject: fact.value for fact in ctx.facts if fact.name == "weight_sqnr_db"}
+    decibels = exact["inner.weight"]
+    assert isinstance(decibels, float)
+    assert decibels > (40 if weights == "int8" else 15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("weights", ["float16", "bfloat16"])
+def test_sixteen_bits_stand_for_float32_alone(
+    weights: str, dtype: torch.dtype, make_context: MakeContext
+) -> None:
+    model = Halves(dtype)
+    ctx = make_context(model)
+    made = Quantize.model_validate({"weights": weights}).apply(deepcopy(model), ctx)
+    assert made(torch.rand(2, 1, 8, 8)).isfinite().all()
+    assert torch.equal(made.get_parameter("inner.weight"), model.inner.weight)
+    (reason,) = [str(fact.reason) for fact in ctx.facts if fact.value == "inner"]
+    assert f"{weights} stands for float32" in reason
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_stays(value: float, make_context: MakeContext) -> None:
+    class Guarded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(64, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(self.inner(x.flatten(1)).nan_to_num(0, 0, 0))
+            return out
+
+    model = Guarded()
+    with torch.no_grad():
+        model.inner.weight[0, 0] = value
+    ctx = make_context(model)
+    made = Quantize(batches=1).apply(deepcopy(model), ctx)
+    assert torch.equal(made.get_parameter("inner.weight")[:, 1:], model.inner.weight[:, 1:])
+    assert any("no integer and no scale" in str(fact.reason) for fact in ctx.facts)
+
+
+def test_a_layer_that_calibration_does_not_reach_is_refused(make_context: MakeContext) -> None:
+    class Rare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(64, 64), nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.flatten(1)
+            out: Tensor = self.head(self.layer(x) if len(x) < 3 else x)
+            return out
+
+    model = Rare()
+    with pytest.raises(ModelError, match=r"not with those.*range of 'layer\.input'"):
+        Quantize(batches=1).apply(model, make_context(model))
+    made = Quantize(activations=None).apply(model, make_context(model))
+    assert made.get_buffer("layer.weight_q").dtype == torch.int8
+
+
+def test_a_layer_may_be_given_its_input_by_name(make_context: MakeContext) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(64, 64), nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(input=self.layer(input=self.layer(x.flatten(1))))
+            return out
+
+    torch.manual_seed(0)
+    model, x = Named().eval(), torch.rand(8, 1, 8, 8)
+    found = Quantize(batches=1).apply(deepcopy(model), make_context(model))
+    assert largest_error(found, model, x) < 0.05
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_transformer_with_padding_is_watched_by_its_parts(make_context: MakeContext) -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            padding = torch.arange(8) >= 6
+            found = self.encoder(x[:, 0], src_key_padding_mask=padding.expand(len(x), -1))
+            out: Tensor = self.head(found[:, 0])
+            return out
+
+    torch.manual_seed(0)
+    model = Padded().eval()
+    step = Quantize(batches=1, repairs=(BiasCorrection(),))
+    found = step.apply(deepcopy(model), make_context(model))
+    assert largest_error(found, model, torch.rand(8, 1, 8, 8)) < 0.1
+
+
+def test_activations_that_are_very_small_have_a_scale(make_context: MakeContext) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 3, bias=False)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(1e20 if name == "2.weight" else 1e-20)
+    found = Quantize(batches=1).apply(deepcopy(model), make_context(model))
+    assert largest_error(found, model, torch.rand(8, 1, 8, 8)) < 0.05
+
+
+@torch.no_grad()
+def largest_error(found: nn.Module, model: nn.Module, x: Tensor) -> float:
+    """Return the largest error of the outputs, as a part of the largest."""
+    return float((found(x) - model(x)).abs().max() / model(x).abs().max())
 
 
 @pytest.mark.parametrize(

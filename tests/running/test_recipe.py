@@ -255,3 +255,8 @@ def test_the_returned_model_is_an_ordinary_module(tmp_path: Path) -> None:
     loss.backward()
     assert finished.model.fc.weight.grad is not None
     assert isinstance(model_tensors(finished.model)["fc.weight"], Tensor)
+
+
+def test_a_goal_that_nothing_could_miss_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"max_drop of the goal.*For 2 points write 0\.02"):
+        run(Recipe(PruneWeights(sparsity=0.5)), tiny_cnn(), tmp_path / "run", goal=Goal(max_drop=2))

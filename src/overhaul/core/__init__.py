@@ -11,6 +11,7 @@ from overhaul.core._errors import (
     SpecError,
 )
 from overhaul.core._facts import Fact, SplitName
+from overhaul.core._fast_path import without_fast_path
 from overhaul.core._head import find_head
 from overhaul.core._integers import PLAIN, StoresIntegers, dequantize, pack4, quantize, unpack4
 from overhaul.core._model_state import (
@@ -142,6 +143,7 @@ __all__ = [
     "unpack4",
     "unwrap_outputs",
     "whole_folder",
+    "without_fast_path",
     "write_state",
     "write_tensors",
     "write_text",

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from overhaul.core._errors import ModelError, SpecError
 from overhaul.core._spec import Factory, InputFile, Spec
-from overhaul.runtime import CorruptedFileError
+from overhaul.runtime import CorruptedFileError, OverhaulError
 
 
 class Network(Spec):
@@ -44,14 +45,22 @@ class Network(Spec):
 
         Raises:
             SpecError: the factory refuses its arguments, or returns something else.
-            ModelError: the weights do not belong to this network.
+            ModelError: the factory fails, or the weights do not belong to this network.
             CorruptedFileError: the weights file is not readable as what its name says.
         """
         try:
             inspect.signature(self.factory).bind(**self.arguments)
         except TypeError as error:
             raise SpecError(f"the factory {self.factory!r} cannot be called so: {error}.") from None
-        model: object = self.factory(**self.arguments)
+        try:
+            model: object = self.factory(**self.arguments)
+        except OverhaulError:
+            raise
+        except Exception as error:  # a factory of a user may raise anything
+            raise ModelError(
+                f"the factory {self.factory!r} fails with the arguments {self.arguments}: "
+                f"{type(error).__name__}: {error}{_where(error)}. Give the arguments that it takes."
+            ) from error
         if not isinstance(model, nn.Module):
             raise SpecError(
                 f"the factory {self.factory!r} must return a torch.nn.Module, got "
@@ -60,6 +69,11 @@ class Network(Spec):
         if self.weights is not None:
             load_weights_(model, Path(self.weights))
         return model
+
+
+def _where(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" (at {frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def load_weights_(model: nn.Module, path: Path) -> None:

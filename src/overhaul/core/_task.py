@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from overhaul.core._batch import Batch, Outputs, Targets
 from overhaul.core._facts import Fact, SplitName
 from overhaul.core._model_state import evaluating
 from overhaul.core._spec import Spec
+from overhaul.runtime import OverhaulError
 
 
 class Split(ABC):
@@ -178,7 +180,13 @@ def check_model_fits(task: Task, model: nn.Module, batch: Batch) -> str | None:
     if problem is not None:
         return problem
     with evaluating(model):
-        return task.problem_with(batch.forward(model), batch)
+        outputs = batch.forward(model)
+    if any(each.is_complex() for each in tree_leaves(outputs)):
+        return (
+            "the model gives complex numbers, and a task needs real ones: return their `.abs()`, "
+            "`.real`, or torch.view_as_real of them"
+        )
+    return task.problem_with(outputs, batch)
 
 
 def forward_problem(model: nn.Module, batch: Batch) -> str | None:
@@ -189,9 +197,29 @@ def forward_problem(model: nn.Module, batch: Batch) -> str | None:
     try:
         with evaluating(model):
             batch.forward(model)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        return f"the model fails on inputs of {_shapes(batch.inputs)}: {error}"
+    except OverhaulError as error:
+        return str(error).rstrip(".")
+    except Exception as error:  # a forward pass of a user may raise anything
+        kind = "" if isinstance(error, RuntimeError | ValueError) else f"{type(error).__name__}: "
+        said = f"the model fails on inputs of {_shapes(batch.inputs)}: {kind}{error}".rstrip(".")
+        return f"{said}. {_advice(model, batch)}"
     return None
+
+
+def _advice(model: nn.Module, batch: Batch) -> str:
+    own = {each.dtype for each in model.parameters() if each.is_floating_point()}
+    given = {each.dtype for each in tree_leaves(batch.inputs) if isinstance(each, Tensor)}
+    given = {dtype for dtype in given if dtype.is_floating_point}
+    if own and given and own.isdisjoint(given):
+        return (
+            f"The model has numbers of {_names(own)} and the data of {_names(given)} (float64 is "
+            "read as float32): convert the model, as by `model.float()`"
+        )
+    return "Give the data the shape that the model takes, or a model that takes this shape"
+
+
+def _names(dtypes: set[torch.dtype]) -> str:
+    return " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
 
 
 def _shapes(value: Any) -> str:

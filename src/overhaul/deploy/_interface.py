@@ -13,6 +13,8 @@ from overhaul.runtime import TensorInfo
 
 FORWARD_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, KeyError)
 _SIZES = (5, 3)
+_APART = 0.05
+"""Far more than what kernels for another number of samples round otherwise, in few bits too."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,22 @@ class Interface:
 
         Raises:
             ArtifactError: the model fails at one of the sizes or changes tensors in place, an
-                input is not a tensor, or its shape differs from sample to sample.
+                output depends on the other samples, an input is not a tensor, or its shape differs
+                from sample to sample.
         """
         batches = [real_batch(split, size) for size in _SIZES]
         found = [_outputs(model, batch) for batch in batches]
         outputs = [named(one) for one in found]
         names = input_names(model, batches[0])
         inputs = [dict(zip(names, flat_inputs(batch), strict=True)) for batch in batches]
-        return cls(
+        interface = cls(
             tuple(_describe("input", name, [sizes[name] for sizes in inputs]) for name in names),
             tuple(_describe("output", name, [o[name] for o in outputs]) for name in outputs[0]),
             isinstance(batches[0].inputs, dict),
             isinstance(found[0], dict),
         )
+        _see_that_samples_are_apart(model, batches[0], outputs)
+        return interface
 
 
 def real_batch(split: Split, size: int, start: int = 0) -> Batch:
@@ -120,6 +125,34 @@ def _outputs(model: nn.Module, batch: Batch) -> Outputs:
             "mode only."
         )
     return outputs
+
+
+def _see_that_samples_are_apart(
+    model: nn.Module, batch: Batch, found: Sequence[Mapping[str, Tensor]]
+) -> None:
+    """Refuse a model whose answer for a sample depends on the other samples of the call.
+
+    Both batches begin with the same samples. A model that answers otherwise each time is left to
+    the comparison with its artifact, which can name the operation.
+    """
+    for name, output in found[1].items():
+        wanted = found[0][name]
+        if not output.ndim or (len(wanted), len(output)) != _SIZES:
+            continue
+        far = _apart(output, wanted[: len(output)])
+        if far > _APART and _apart(named(_outputs(model, batch))[name], wanted) <= _APART:
+            raise ArtifactError(
+                f"a deployed model must compute each sample by itself, and `{name}` of the same "
+                f"samples differs by {far:.2g} of the largest if others are in the call. Look for "
+                "a mean or a norm over the first dimension, such as BatchNorm with "
+                "track_running_stats=False."
+            )
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    if not one.is_floating_point() or one.shape != other.shape or not one.numel():
+        return 0.0
+    return float((one - other).abs().max() / other.abs().max().clamp(min=1e-12))
 
 
 def _describe(kind: str, name: str, tensors: Sequence[Tensor]) -> TensorInfo:

@@ -307,8 +307,9 @@ def _judged(
         )
         raise ArtifactError(
             f"its outputs differ from the model's by {error.max_relative:.2g} of the largest, and "
-            f"at most {tolerance:.2g} is allowed. {where} Does the forward pass depend on the "
-            "number of samples, on randomness, or on what earlier calls left behind?"
+            f"at most {tolerance:.2g} is allowed.{f' {where}' if where else ''} Does the forward "
+            "pass depend on the number of samples, on randomness, or on what earlier calls left "
+            "behind?"
         )
     for length, far in by_length.items():
         if not far <= tolerance:

@@ -10,6 +10,7 @@ from typing import Literal, Self, TypeAlias
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from overhaul.core import (
     Batch,
@@ -66,7 +67,7 @@ class Distill(Objective):
     Raises:
         SpecError: layers of several teachers are to be matched; a cache is given, and more than
             the outputs of one teacher is needed; or a temperature is `auto` and the weight is 0.
-        ModelError: the teacher's outputs do not fit the task.
+        ModelError: the teacher's outputs do not fit the task, or are not finite.
 
     Example:
         >>> Distill(match=[SoftTargets(temperature=2.0)], weight=0.9)
@@ -91,11 +92,12 @@ class Distill(Objective):
         if not self._teachers:
             raise SpecError("`teacher` is an empty list. Give at least one teacher.")
         if len(self._teachers) > 1:
-            for match in self.match:
-                if isinstance(match, LayerMatch):
-                    raise SpecError(_no_layers(match))
+            for match in _layer_matches(self.match):
+                raise SpecError(_no_layers(match))
             if self.cache is not None:
                 raise SpecError("`cache` keeps the outputs of one teacher, and there are several.")
+        elif self.cache is not None and (layers := _layer_matches(self.match)):
+            raise SpecError(_not_kept(layers[0]))
         elif self.mix == "learned":
             raise SpecError("`mix` is 'learned', and there is one teacher. Give several, or none.")
         return self
@@ -144,10 +146,17 @@ class Distill(Objective):
         teacher, batch = self._load(original), next(data.train.in_order(2))
         each = teacher.teachers if isinstance(teacher, Mixture) else [teacher]
         for number, one in enumerate(each, 1):
-            problem = check_model_fits(task, one, batch)
+            problem = check_model_fits(task, one, batch) or _not_finite(one, batch)
             if problem is not None:
                 name = "the teacher" if len(each) == 1 else f"teacher {number}"
                 raise ModelError(f"{name} cannot teach this task: {problem}")
+        if self.cache is not None:
+            if len(task.parts) > 1:
+                raise SpecError(
+                    "`cache` keeps one tensor of the teacher, and this task has several "
+                    f"({', '.join(task.parts)}). Leave it out."
+                )
+            self.cache.opened().close()
         for match in self.match:
             match.preflight(teacher, task, batch)
 
@@ -160,10 +169,7 @@ class Distill(Objective):
             matches = [match.bind(model, teacher, batch, ctx) for match in self.match]
         for plan, bound in zip(self.match, matches, strict=True):
             if self.cache is not None and (bound.teacher_paths or bound.input_gradients):
-                raise SpecError(
-                    f"`cache` keeps outputs of the teacher, and {plan.spec_name()} needs more of "
-                    "it. Leave one of them out."
-                )
+                raise SpecError(_not_kept(plan))
             if bound.teacher_paths and isinstance(teacher, Mixture):
                 raise SpecError(_no_layers(plan))
         return _Distillation(self, model, teacher, matches, ctx)
@@ -185,6 +191,28 @@ def _load_teacher(given: Teacher, original: nn.Module) -> nn.Module:
         if given != "original":
             load_weights_(teacher, Path(given))
     return teacher.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _not_finite(teacher: nn.Module, batch: Batch) -> str | None:
+    outputs = batch.forward(teacher)
+    if all(bool(each.isfinite().all()) for each in tree_leaves(outputs)):
+        return None
+    return (
+        "its outputs for the first samples of `train` are not all finite. Look for a weight that "
+        "is not (`torch.isfinite`), and for an overflow in its forward pass."
+    )
+
+
+def _layer_matches(matches: tuple[Match, ...]) -> list[LayerMatch]:
+    return [match for match in matches if isinstance(match, LayerMatch)]
+
+
+def _not_kept(match: Match) -> str:
+    return (
+        f"`cache` keeps outputs of the teacher, and {match.spec_name()} needs more of it. Leave "
+        "one of them out."
+    )
 
 
 def _no_layers(match: Match) -> str:

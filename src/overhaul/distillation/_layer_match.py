@@ -29,6 +29,18 @@ class LayerMatch(Match):
         default="auto", description="It is 'auto', or pairs of module paths: [[student, teacher]]."
     )
 
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _pairs(cls, layers: Any) -> Any:
+        if isinstance(layers, tuple | list) and any(
+            isinstance(pair, str) or len(pair) != 2 for pair in layers if hasattr(pair, "__len__")
+        ):
+            raise SpecError(
+                f"`layers` must be pairs of module paths, of the student and of the teacher, or "
+                f"'auto', got {layers}. Write layers=[('student.path', 'teacher.path')]."
+            )
+        return layers
+
     @field_validator("layers")
     @classmethod
     def _some(cls, layers: LayerPairs) -> LayerPairs:

@@ -74,5 +74,14 @@ def check_one_shape(student_BC: Tensor, teacher_BC: Tensor) -> None:
     if student_BC.shape != teacher_BC.shape:
         raise ModelError(
             f"the outputs of student and teacher must have one shape, got {list(student_BC.shape)} "
-            f"and {list(teacher_BC.shape)}. Make both return the same, for example by `squeeze(1)`."
+            f"and {list(teacher_BC.shape)}. {_what_to_do(student_BC, teacher_BC)}"
         )
+
+
+def _what_to_do(student_BC: Tensor, teacher_BC: Tensor) -> str:
+    if student_BC.ndim == teacher_BC.ndim and student_BC.ndim > 1:
+        return (
+            "Their last dimensions must be the same classes or tokens: give a teacher with the "
+            "student's, or match features (hints)."
+        )
+    return "Make both return the same, for example by `squeeze(1)`."

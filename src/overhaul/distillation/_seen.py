@@ -1,13 +1,13 @@
 """`Seen`: what a network shows of itself on one batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from overhaul.core import Batch, Outputs
+from overhaul.core import Batch, Outputs, without_fast_path
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def watching(network: nn.Module, paths: Iterable[str]) -> Iterator[dict[str, lis
 
     handles = [network.get_submodule(path).register_forward_hook(hook(path)) for path in set(paths)]
     try:
-        yield found
+        with without_fast_path() if handles else nullcontext():
+            yield found
     finally:
         for handle in handles:
             handle.remove()

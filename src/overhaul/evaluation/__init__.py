@@ -1,5 +1,6 @@
 """What a model is worth and what it costs, measured; and what that proves."""
 
+from overhaul.evaluation._check_max_drop import check_max_drop
 from overhaul.evaluation._comparison import Comparison, Effect, Status, compare
 from overhaul.evaluation._cost_facts import cost_facts, peak_memory_fact
 from overhaul.evaluation._forward_call import forward_call
@@ -31,6 +32,7 @@ __all__ = [
     "Status",
     "StoredSize",
     "Verdict",
+    "check_max_drop",
     "compare",
     "cost_facts",
     "count_macs",

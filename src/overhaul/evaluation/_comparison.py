@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from overhaul.core import Task
 from overhaul.evaluation._goal import Goal
+from overhaul.evaluation._metric_scale import is_in_points
 from overhaul.evaluation._paired_difference import paired_difference
 from overhaul.evaluation._predictions import Predictions
 
@@ -13,8 +14,6 @@ Status: TypeAlias = Literal["proved", "not proved", "refuted"]
 """What the data say about "not worse by more than `max_drop`"."""
 Effect: TypeAlias = Literal["gain shown", "no gain shown", "harm shown"]
 """What the data say about "better than the reference"."""
-
-_IN_POINTS = ("accuracy", "f1", "auroc", "precision", "recall")
 
 
 class Comparison(BaseModel):
@@ -98,7 +97,7 @@ class Comparison(BaseModel):
         return " points" if self._in_points() else ""
 
     def _in_points(self) -> bool:
-        return any(word in self.metric for word in _IN_POINTS)
+        return is_in_points(self.metric)
 
     def _plain(self, value: float) -> str:
         return f"{value:.4f}" if self._in_points() else f"{value:.4g}"

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from overhaul.core import Context, ModelError, Step, matching_names, owner_of
+from overhaul.core import Context, ModelError, Step, StoresIntegers, matching_names, owner_of
 from overhaul.pruning._keep_zeros import KeepZeros
 
 _PRUNABLE = (
@@ -114,6 +114,11 @@ class PruneWeights(Step):
                 continue
             chosen[name] = parameter
         if not chosen:
+            if any(isinstance(module, StoresIntegers) for module in modules.values()):
+                raise ModelError(
+                    "PruneWeights found no weight to prune: they are stored in few bits already. "
+                    "Put it before Quantize, which keeps the zeros."
+                )
             raise ModelError("PruneWeights found no weight to prune. Name layers with `layers`.")
         return chosen
 

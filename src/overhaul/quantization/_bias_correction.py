@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from overhaul.core import Batch, Context, evaluating
+from overhaul.core import Batch, Context, evaluating, without_fast_path
 from overhaul.quantization._plan import Plan, computes
 from overhaul.quantization._repair import QuantizationRepair
 
@@ -115,7 +115,7 @@ class _Outputs:
             for path in self.layers
         ]
         try:
-            with evaluating(model):
+            with evaluating(model), without_fast_path():
                 batch.forward(model)
         finally:
             for hook in hooks:

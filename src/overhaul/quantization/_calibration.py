@@ -15,6 +15,8 @@ _BINS = 2048
 _LEVELS = 255
 _CANDIDATES = 100
 _EVEN = 0.75
+_NOTHING = 1e-30
+"""A narrower range has no scale that is a number of single precision."""
 
 
 class Calibration(Spec, ABC):
@@ -265,7 +267,7 @@ def scale_and_zero(found: Range, *, symmetric: Symmetric) -> tuple[float, int]:
         213
     """
     low, high = min(found[0], 0.0), max(found[1], 0.0)
-    if high - low < 1e-12:
+    if high - low < _NOTHING:
         return 1.0, 0
     even = min(-low, high) >= _EVEN * max(-low, high) if symmetric == "auto" else symmetric
     if even and low < 0:

@@ -17,7 +17,7 @@ from overhaul.quantization._fake_layer import (
     scale_now,
 )
 from overhaul.quantization._integer_map import WeightForm, scales_of
-from overhaul.quantization._quantize_layers import FAST_PATH, LayerForm
+from overhaul.quantization._quantize_layers import LayerForm, forbid_fast_paths_
 from overhaul.quantization._ranges import buffer_name
 from overhaul.training import BoundConstraint, Constraint
 
@@ -115,13 +115,7 @@ class _Rounding(BoundConstraint):
             # A weight that two layers have has one scale, if both store it alike.
             both = shared.setdefault((id(weight), form.weights[own]), (start, step))
             add_scale_(layer, own, *both)
-        self.fast: dict[nn.Module, int] = {
-            module: getattr(module, FAST_PATH)
-            for module in modules.values()
-            if isinstance(module, nn.TransformerEncoderLayer)
-        }
-        for module in self.fast:
-            setattr(module, FAST_PATH, 0)
+        self.fast = forbid_fast_paths_(model)
 
     def release_(self) -> None:
         learned = self.plan.model_copy(
@@ -135,8 +129,8 @@ class _Rounding(BoundConstraint):
         self.ctx.carried[:] = [learned if item is self.plan else item for item in self.ctx.carried]
         for path, layer in self.layers.items():
             become_real_(layer, self.plan.layers[path].scaled)
-        for module, flag in self.fast.items():
-            setattr(module, FAST_PATH, flag)
+        for module, name, before in self.fast:
+            setattr(module, name, before)
 
     def _scaled(self) -> Iterator[tuple[str, nn.Module, str, LayerForm]]:
         for path, form in self.plan.layers.items():

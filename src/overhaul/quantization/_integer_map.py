@@ -88,7 +88,7 @@ def scales_of(weight: Tensor, form: WeightForm, *, search: bool) -> Tensor:
 
 def _scales_of(w: Tensor, form: WeightForm, *, search: bool) -> Tensor:
     low, top = form.limits
-    largest = reduced(w.abs(), form, "max").clamp(min=torch.finfo(w.dtype).tiny * 1e6)
+    largest = reduced(w.abs(), form, "max").clamp(min=_smallest(w.dtype))
     if low < -top:  # the side with the larger numbers gets the additional integer
         highest, lowest = reduced(w, form, "max"), -reduced(-w, form, "max")
         scale = torch.where(highest > -lowest, -highest / -low, lowest / low)
@@ -104,6 +104,12 @@ def _scales_of(w: Tensor, form: WeightForm, *, search: bool) -> Tensor:
         best = torch.where(error < least, candidate, best)
         least = torch.minimum(error, least)
     return best
+
+
+def _smallest(dtype: torch.dtype) -> float:
+    """Return what counts as zero: its 127th part must still be a number of this type."""
+    tiny = torch.finfo(dtype).tiny
+    return tiny if dtype == torch.float16 else tiny * 1e6  # float16 begins at 6e-5
 
 
 def _as_halves(scale: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """`make_plan`: what of a model becomes integers, and why the rest does not."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
@@ -81,7 +82,7 @@ def make_plan(
                 plan.skipped[path] = "its weights are in few bits already"
             continue
         kind = types.get(path, wishes.weights)
-        reason = _objection(module, path, wanted, spared) or _too_large(weights, kind)
+        reason = _objection(module, path, wanted, spared) or _without_form(weights, kind)
         if reason is not None:
             plan.skipped[path] = reason
             continue
@@ -122,9 +123,12 @@ def _weights_only(module: nn.Module) -> str | None:
         return "it is a table or recurrent"
     (dtype, *_) = {weight.dtype for weight in _weights(module).values()}
     if dtype != torch.float32:
-        kind = str(dtype).removeprefix("torch.")
-        return f"it computes in {kind}, and integers stand for float32"
+        return f"it computes in {_plain(dtype)}, and integers stand for float32"
     return None
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def computes(module: nn.Module) -> bool:
@@ -159,15 +163,24 @@ def _objection(
     return None
 
 
-def _too_large(weights: Mapping[str, Tensor], kind: LayerType) -> str | None:
-    """Return why these weights have no form of 16 bits, which would make infinity of them."""
+def _without_form(weights: Mapping[str, Tensor], kind: LayerType) -> str | None:
+    """Return why these weights cannot be written in this type."""
+    if kind == "float32":
+        return None
+    largest = max(float(weight.detach().abs().max()) for weight in weights.values())
+    if not math.isfinite(largest):  # one such number would make a whole channel of them
+        return f"it has a weight that is {largest}, which has no integer and no scale"
     if kind not in ("float16", "bfloat16"):
         return None
+    (dtype, *_) = {weight.dtype for weight in weights.values()}
+    if dtype != torch.float32:
+        return f"it computes in {_plain(dtype)}, and {kind} stands for float32"
     most = torch.finfo(getattr(torch, kind)).max
-    largest = max(float(weight.detach().abs().max()) for weight in weights.values())
-    if largest <= most:
-        return None
-    return f"it has a weight of {largest:.3g}, and {kind} ends at {most:.3g}"
+    return (
+        None
+        if largest <= most
+        else f"it has a weight of {largest:.3g}, and {kind} ends at {most:.3g}"
+    )
 
 
 def _form(module: nn.Module, weight: Tensor, kind: WeightType, wishes: Wishes) -> WeightForm:

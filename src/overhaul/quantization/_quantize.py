@@ -23,7 +23,7 @@ from overhaul.core import (
     Traits,
     matching_names,
 )
-from overhaul.evaluation import model_device
+from overhaul.evaluation import check_max_drop, model_device
 from overhaul.graph import foldable_norms
 from overhaul.quantization._activation_error import activation_facts
 from overhaul.quantization._budget import Budget
@@ -221,7 +221,8 @@ class Quantize(Step):
         return super().check(traits)
 
     def preflight(self, original: nn.Module, task: Task, data: Splits) -> None:
-        """See what the training needs."""
+        """See what the limits mean for the task, and what the training needs."""
+        check_max_drop(self.allowed_drop, task.selection_metric)
         if self.training is not None:
             self.training.preflight(original, task, data)
 
@@ -248,9 +249,10 @@ class Quantize(Step):
         batches = self.calibration_batches(model, ctx, 0)
         for repair in self.repairs:
             repair.prepare_(model, plan, batches, ctx)
-        ranges = self.ranges(model, plan, batches)
+        seen = partial(self.ranges, model, batches=batches)
+        ranges = seen(plan)
         eight, seven = (
-            Trials(model, partial(step.plan, model, first), ranges, self.search, judge, ctx)
+            Trials(model, partial(step.plan, model, first), ranges, seen, self.search, judge, ctx)
             for step in (self, self.with_seven_bits if self.simulates else self)
         )
         trials = seven if self.simulates and seven_bits_needed(eight, seven, before) else eight

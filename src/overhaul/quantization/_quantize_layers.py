@@ -1,5 +1,7 @@
 """`QuantizeLayers`: the edit that puts integers in the place of real numbers."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -7,8 +9,11 @@ from overhaul.core import Edit, ModelError, Spec, nearest
 from overhaul.quantization._integer_map import WeightForm, integers_of, scales_of
 from overhaul.quantization._quantized_layer import FORMS, input_name, quantized_class
 
-FAST_PATH = "activation_relu_or_gelu"
-"""Where `nn.TransformerEncoderLayer` notes that it may go by its layers; 0 forbids it."""
+_FAST_PATHS: tuple[tuple[type[nn.Module], str, Any], ...] = (
+    (nn.TransformerEncoderLayer, "activation_relu_or_gelu", 0),
+    (nn.TransformerEncoder, "use_nested_tensor", False),
+)
+"""Where these note that they may go by their layers, and what forbids it."""
 
 
 class LayerForm(Spec):
@@ -80,9 +85,7 @@ class QuantizeLayers(Edit):
                 _give_scale_(layer, input_name(position))
             if form.output:
                 _give_scale_(layer, "output")
-        for module in modules.values():
-            if isinstance(module, nn.TransformerEncoderLayer):
-                setattr(module, FAST_PATH, 0)
+        forbid_fast_paths_(model)
         return model
 
     def rename(self, name: str) -> str | None:
@@ -90,6 +93,20 @@ class QuantizeLayers(Edit):
         path, _, own = name.rpartition(".")
         form = self.layers.get(path)
         return None if form is not None and own in form.weights else name
+
+
+def forbid_fast_paths_(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
+    """Have transformer layers call their parts; return the attributes as they were."""
+    before = [
+        (module, name, getattr(module, name))
+        for module in model.modules()
+        for kind, name, _ in _FAST_PATHS
+        if isinstance(module, kind) and hasattr(module, name)
+    ]
+    forbidden = {name: value for _, name, value in _FAST_PATHS}
+    for module, name, _ in before:
+        setattr(module, name, forbidden[name])
+    return before
 
 
 def _buffers(weight: Tensor, form: WeightForm) -> dict[str, Tensor]:

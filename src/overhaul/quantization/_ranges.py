@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from overhaul.core import Batch, evaluating
+from overhaul.core import Batch, ModelError, evaluating, without_fast_path
 from overhaul.quantization._calibration import Calibration, Seen, Symmetric, scale_and_zero
 from overhaul.quantization._plan import Plan
 from overhaul.quantization._quantized_layer import input_name
@@ -31,6 +31,9 @@ def observe(
         batches: Training samples.
         calibration: How a range is chosen.
         symmetric: See `scale_and_zero`.
+
+    Raises:
+        ModelError: an activation of the plan was not seen.
     """
     seen: dict[str, Seen] = {}
 
@@ -41,11 +44,27 @@ def observe(
     with watched_activations(model, plan, note), evaluating(model):
         for batch in batches:
             batch.forward(model)
+    for name in activation_names(plan):
+        if not (name in seen and seen[name].lows):
+            raise ModelError(
+                f"'{name.rpartition('.')[0]}' was called with the first samples of `train` and not "
+                f"with those that ranges are taken from, so nothing is known of the range of "
+                f"'{name}'. Which layers run must not depend on the data: leave out the layers "
+                "that read it (`exclude`), or write activations=None."
+            )
     return {
         name: scale_and_zero(calibration.range_of(each), symmetric=symmetric)
         for name, each in seen.items()
-        if each.lows
     }
+
+
+def activation_names(plan: Plan) -> list[str]:
+    """Return the names of the activations that become integers: `conv1.input`, `conv1.output`."""
+    return [
+        buffer_name(path, name)
+        for path, form in plan.layers.items()
+        for name in (*map(input_name, form.inputs), *["output"] * form.output)
+    ]
 
 
 @contextmanager
@@ -67,7 +86,8 @@ def watched_activations(
     def inputs_of(path: str, positions: tuple[int, ...]) -> Callable[[nn.Module, Any], None]:
         def hook(module: nn.Module, args: Any) -> None:
             for position in positions:
-                see(buffer_name(path, input_name(position)), args[position])
+                if position < len(args):  # a call may give it by name, and it stays as it is then
+                    see(buffer_name(path, input_name(position)), args[position])
 
         return hook
 
@@ -82,7 +102,8 @@ def watched_activations(
         if form.output:
             hooks.append(module.register_forward_hook(output_of(path)))
     try:
-        yield
+        with without_fast_path():
+            yield
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,7 +11,7 @@ from overhaul.core import Context, model_tensors
 from overhaul.quantization._integer_map import WeightType
 from overhaul.quantization._judge import Judge
 from overhaul.quantization._plan import LayerType, LayerTypes, Plan
-from overhaul.quantization._ranges import Ranges
+from overhaul.quantization._ranges import Ranges, activation_names
 from overhaul.quantization._write import quantized
 
 Unit: TypeAlias = tuple[str, ...]
@@ -24,7 +24,10 @@ class Trials:
     Args:
         model: With real numbers; it is left as it was.
         make_plan: Says what becomes integers, given the types of layers that have their own.
-        ranges: Of all activations that may become integers.
+        ranges: Of the activations that become integers if no layer has a type of its own. Those of
+            other plans are added.
+        observe: Returns the ranges of the activations of a plan. Where a layer stays in real
+            numbers, what it reads with others becomes integers in another place.
         search: Whether scales of weights are searched.
         judge: Measures them.
         ctx: For facts and progress.
@@ -35,6 +38,7 @@ class Trials:
         model: nn.Module,
         make_plan: Callable[[LayerTypes], Plan],
         ranges: Ranges,
+        observe: Callable[[Plan], Ranges],
         search: bool,
         judge: Judge,
         ctx: Context,
@@ -42,7 +46,7 @@ class Trials:
         """Hold what copies are made of."""
         self.model, self.ranges, self.search = model, ranges, search
         self.judge, self.ctx = judge, ctx
-        self._make_plan = make_plan
+        self._make_plan, self._observe = make_plan, observe
         self._plans: dict[frozenset[tuple[str, LayerType]], Plan] = {}
         self._rises: dict[tuple[Unit, str], tuple[float, int]] = {}
 
@@ -87,6 +91,8 @@ class Trials:
             like: A repaired copy with its plan: layers of the same form are taken over from it.
         """
         plan = self.plan(types)
+        if not self.ranges.keys() >= set(activation_names(plan)):
+            self.ranges.update(self._observe(plan))
         made = quantized(self.model, plan, self.ranges, search=self.search)
         if like is not None:
             _take_over_(made, plan, *like)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from overhaul.core import Fact
 from overhaul.quantization._integer_map import WeightForm, integers_of, scales_of
 from overhaul.quantization._plan import Plan
-from overhaul.quantization._ranges import Ranges, buffer_name
+from overhaul.quantization._ranges import Ranges, activation_names, buffer_name
 
 _WORST = 3
 
@@ -21,15 +21,15 @@ def quantized(model: nn.Module, plan: Plan, ranges: Ranges, *, search: bool) -> 
     Args:
         model: It is left as it was.
         plan: What becomes integers.
-        ranges: Scale and zero point of each activation; there may be more than the plan has.
+        ranges: Scale and zero point of each activation of the plan; there may be more.
         search: Whether scales of weights are searched for the least squared error.
     """
     smaller = plan.edit.apply(deepcopy(model))
     buffers = dict(smaller.named_buffers(remove_duplicate=False))
-    for name, (step, zero_point) in ranges.items():
-        if f"{name}_scale" in buffers:
-            buffers[f"{name}_scale"].fill_(step)
-            buffers[f"{name}_zero_point"].fill_(zero_point)
+    for name in activation_names(plan):
+        step, zero_point = ranges[name]
+        buffers[f"{name}_scale"].fill_(step)
+        buffers[f"{name}_zero_point"].fill_(zero_point)
     if search:
         for path, form in plan.layers.items():
             for name, own in form.weights.items():
@@ -68,8 +68,10 @@ def weight_facts(model: nn.Module, plan: Plan, smaller: nn.Module) -> Iterator[F
     """
     for path, form in plan.layers.items():
         for name, own in form.weights.items():
-            weight = getattr(model.get_submodule(path), name).detach()
-            found = getattr(smaller.get_submodule(path), name)
+            weight, found = (
+                getattr(each.get_submodule(path), name).detach() for each in (model, smaller)
+            )
+            weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
             noise = (weight - found).square().flatten(1).sum(1)
             signal = weight.square().flatten(1).sum(1)
             decibels = _decibels(signal, noise)

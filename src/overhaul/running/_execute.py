@@ -31,6 +31,7 @@ from overhaul.deploy import load
 from overhaul.evaluation import (
     Goal,
     Verdict,
+    check_max_drop,
     cost_facts,
     forward_call,
     latency_facts,
@@ -86,6 +87,7 @@ def execute(
     steps_as_data = [step.to_data(describe) for step in steps]
     with folder.locked():
         model_hash = model_fingerprint(model)
+        check_max_drop(goal.max_drop, task.selection_metric, "max_drop of the goal")
         setting, misfit = _prepare(model, model_hash, task, seed, check, progress)
         for step in steps:
             step.preflight(model, task, setting.data)
@@ -114,10 +116,7 @@ def _prepare(
     except OrderError as error:
         fails = forward_problem(model, batch)
         if fails is not None:
-            raise ModelError(
-                f"{fails}. Give the data the shape that the model takes, or a model that takes "
-                "this shape."
-            ) from None
+            raise ModelError(f"{fails}.") from None
         raise OrderError(f"{error} ({misfit})" if misfit else str(error)) from None
     key = chain(
         f"overhaul {_FORMAT}",
