@@ -21,6 +21,7 @@ from overhaul.core import (
 from overhaul.distillation import Distill, SwapModel
 from overhaul.evaluation import Goal
 from overhaul.pruning import PruneWeights
+from overhaul.quantization import Quantize
 from overhaul.running import Recipe, Run
 from overhaul.tasks import Classification
 from overhaul.testing import TinyCNN, tiny_arrays, tiny_cnn, tiny_task
@@ -260,3 +261,9 @@ def test_the_returned_model_is_an_ordinary_module(tmp_path: Path) -> None:
 def test_a_goal_that_nothing_could_miss_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"max_drop of the goal.*For 2 points write 0\.02"):
         run(Recipe(PruneWeights(sparsity=0.5)), tiny_cnn(), tmp_path / "run", goal=Goal(max_drop=2))
+
+
+def test_weights_that_are_integers_cannot_be_pruned_and_say_so(tmp_path: Path) -> None:
+    recipe = Recipe(Quantize(batches=1), PruneWeights(sparsity=0.5))
+    with pytest.raises(ModelError, match=r"in few bits already\. Put it before Quantize"):
+        run(recipe, tiny_cnn(), tmp_path / "run")
