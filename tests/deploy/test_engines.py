@@ -178,6 +178,32 @@ def test_a_maximum_is_one_of_integers(name: str, tmp_path: Path) -> None:
         assert optimized_operations(tmp_path).count("QuantizeLinear") == 1
 
 
+class Extreme(nn.Module):
+    """The largest or smallest of four units each, between two layers with integers."""
+
+    def __init__(self, largest: bool) -> None:
+        super().__init__()
+        self.before = nn.Sequential(Rounded(), IntegerLinear(16, 32), nn.ReLU())
+        self.after = nn.Sequential(Rounded(positive=True), IntegerLinear(8, 5))
+        self.largest = largest
+
+    def forward(self, x: Tensor) -> Tensor:
+        groups = self.before(x).unflatten(1, (8, 4))
+        out: Tensor = self.after(groups.amax(-1) if self.largest else groups.amin(-1))
+        return out
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_an_extreme_along_a_dimension_is_one_of_integers(
+    name: str, largest: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, x = Extreme(largest).requires_grad_(False), torch.randn(64, 16)
+    run = deployed(installed(name), model, x, tmp_path)
+    assert relative_error(run, model, x) < FEW_STEPS
+
+
 @pytest.mark.parametrize(("zero_point", "wanted"), [(128, "i8"), (127, "u8")])
 def test_openvino_gets_integers_around_zero_without_a_zero_point(
     zero_point: int, wanted: str, tmp_path: Path

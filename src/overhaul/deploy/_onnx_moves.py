@@ -8,10 +8,12 @@ from overhaul.core import load_optional
 from overhaul.deploy._onnx_integers import add_initializer_
 
 _WHY = "to export a model to ONNX"
+_ORDERED = ("MaxPool", "ReduceMax", "ReduceMin")
+"""Operations that return one of the values that they compare."""
 
 
 def round_before_pooling_(model: Any) -> None:
-    r"""Let values become integers before a `MaxPool` and not after it, which is the same.
+    r"""Let values become integers before a maximum or minimum and not after it, which is the same.
 
     Rounding keeps the order of values, so
 
@@ -19,12 +21,13 @@ def round_before_pooling_(model: Any) -> None:
 
     and with integers on both sides an engine pools integers and fuses the rounding into the layer
     before. Rounding once more after it changes nothing, and is how ONNX Runtime knows the pattern.
+    OpenVINO takes a maximum of a layer's unrounded sums wrongly (errors of up to 0.85 were seen).
 
     Args:
         model: An ONNX model as `onnxscript.ir` holds it.
     """
     for pool in list(model.graph):
-        if pool.op_type != "MaxPool" or len(pool.outputs) > 1:
+        if pool.op_type not in _ORDERED or len(pool.outputs) > 1:
             continue
         source, readers = pool.inputs[0], [reader for reader, _ in pool.outputs[0].uses()]
         if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
