@@ -180,10 +180,9 @@ class _Loop:
 
     def _use_channels_last_(self) -> bool:
         """Store kernels channels last if it was asked for, or helps and the model can do it."""
-        plan, model, device = self.plan, self.model, self.hardware.device
-        if plan.channels_last is False or (
-            plan.channels_last is None and not _channels_last_helps(model, device, plan.precision)
-        ):
+        plan, model = self.plan, self.model
+        helps = _channels_last_helps(model, self.hardware.device, plan.precision)
+        if not (helps if plan.channels_last is None else plan.channels_last):
             return False
         error = self._try_channels_last_(model)
         if error is not None and plan.channels_last:
