@@ -55,6 +55,6 @@ class _Hints(BoundLayerMatch):
         self, number: int, student_BCP: Tensor, teacher_BCP: Tensor, batch: Batch
     ) -> Tensor:
         own_BCP, theirs_BCP = self.pairs[number].at_one_size(student_BCP, teacher_BCP)
-        # A product of matrices: the same by a convolution takes up to four times as long on a CPU.
+        # A product of matrices: the same by a convolution takes longer on a CPU.
         own_BPC = self.projectors[number](own_BCP.transpose(1, 2))
         return 0.5 * F.mse_loss(own_BPC, theirs_BCP.transpose(1, 2))
