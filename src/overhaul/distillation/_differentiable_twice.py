@@ -1,9 +1,9 @@
 """`differentiable_twice`: what a network needs so that its input gradients can be trained.
 
 PyTorch differentiates the gradient of a convolution by another convolution, whose kernel has the
-size of the image, and that of a BatchNorm in training by some forty operations on whole features.
-Here both are computed by the kernels of an ordinary backward pass, which takes less than half of
-the time.
+size of the image, and that of a BatchNorm in training by a long chain of operations. Here both are
+computed by the kernels of an ordinary backward pass, which takes less time
+(`benchmarks/learning_cost.py`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -55,7 +55,7 @@ class _Hints(BoundLayerMatch):
         self, number: int, student_BCP: Tensor, teacher_BCP: Tensor, batch: Batch
     ) -> Tensor:
         own_BCP, theirs_BCP = self.pairs[number].at_one_size(student_BCP, teacher_BCP)
-        # Whatever the networks run in, the projector has single precision.  A product of matrices:
-        # the same by a convolution takes up to four times as long on a CPU.
+        # Whatever the networks run in, the projector has single precision. A product of matrices:
+        # the same by a convolution takes longer on a CPU.
         own_BPC = self.projectors[number](own_BCP.float().transpose(1, 2))
         return 0.5 * F.mse_loss(own_BPC, theirs_BCP.float().transpose(1, 2))
