@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml
 	@[ -e $@ ] || rm -rf $(VENV)
 	@[ -e $@ ] || $(PYTHON) -m venv $(VENV)
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq \
-	  --editable '.[dev,docs,onnx,openvino,vision,transformers]'
+	  --editable '.[dev,docs,onnx,openvino,executorch,vision,transformers]'
 	@touch $@
 
 demo: $(INSTALLED) ## run the main job on embedded real data and write a report
