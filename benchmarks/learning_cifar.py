@@ -287,7 +287,7 @@ def collect(what: oh.Task) -> dict[str, Any]:
             "parameters": runs[0]["parameters"],
             "cpu_s": [run["cpu_s"] for run in runs],
             "epoch_s": [run["epoch_s"] for run in runs],
-            "facts": runs[0]["facts"],
+            "facts": [run["facts"] for run in runs],
         }
         for reference in _references(name, setting):
             if reference in done:
@@ -398,18 +398,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="begin nothing after these")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    began, what = time.monotonic(), task()
+    began, what, left = time.monotonic(), task(), 0
     for seed in options.seeds:
         for name, setting in settings().items():
             wanted = not options.only or name in options.only
             wanted = wanted and (not options.groups or setting.group in options.groups)
             late = time.monotonic() - began > 60 * options.minutes
-            if wanted and not late and not _is_done(name, seed):
-                print(f"{name}, seed {seed}", flush=True)
-                make(name, setting, seed, what, what.prepare())
+            if not wanted or _is_done(name, seed):
+                continue
+            if late:
+                left += 1
+                continue
+            print(f"{name}, seed {seed}", flush=True)
+            make(name, setting, seed, what, what.prepare())
     rows = collect(what)
     options.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     print(table(rows))
+    print(f"{left} trainings are left." if left else "All of these are trained.")
 
 
 if __name__ == "__main__":
