@@ -264,47 +264,52 @@ def folder_of(name: str, seed: int) -> Path:
 
 
 def collect(what: oh.Task) -> dict[str, Any]:
-    """Return what was found for each setting of which all seeds are there."""
+    """Return what was found for each setting, over the seeds that are there."""
     every = settings()
-    done = {name for name in every if all(_is_done(name, seed) for seed in range(SEEDS))}
-    found = {name: [_predictions(name, seed) for seed in range(SEEDS)] for name in done}
+    seeds = {name: [each for each in range(SEEDS) if _is_done(name, each)] for name in every}
+    found = {(name, each): _predictions(name, each) for name in every for each in seeds[name]}
+    runs = {
+        key: json.loads((folder_of(*key) / "row.json").read_text(encoding="utf-8")) for key in found
+    }
     rows: dict[str, Any] = {}
     for name, setting in every.items():
-        if name not in done:
+        if not seeds[name]:
             continue
-        runs = [
-            json.loads((folder_of(name, seed) / "row.json").read_text()) for seed in range(SEEDS)
-        ]
-        right = [_right(each) for each in found[name]]
+        own = [runs[name, each] for each in seeds[name]]
+        by_seed = [float(_right(found[name, each]).mean()) for each in seeds[name]]
         rows[name] = {
             "group": setting.group,
             "control": setting.control,
             "step": repr(setting.step).replace(str(ROOT.parent), ".."),
             "images": setting.images,
-            "accuracy": float(torch.stack(right).mean()),
-            "accuracy_by_seed": [float(each.mean()) for each in right],
-            "macs": runs[0]["macs"],
-            "parameters": runs[0]["parameters"],
-            "cpu_s": [run["cpu_s"] for run in runs],
-            "epoch_s": [run["epoch_s"] for run in runs],
-            "facts": [run["facts"] for run in runs],
+            "seeds": seeds[name],
+            "accuracy": statistics.mean(by_seed),
+            "accuracy_by_seed": by_seed,
+            "macs": own[0]["macs"],
+            "parameters": own[0]["parameters"],
+            "cpu_s": [run["cpu_s"] for run in own],
+            "epoch_s": [run["epoch_s"] for run in own],
+            "facts": [run["facts"] for run in own],
+            "against": {},
         }
         for reference in _references(name, setting):
-            if reference in done:
-                other = found[reference]
-                rows[name].setdefault("against", {})[reference] = {
-                    **pooled(right, [_right(each) for each in other]),
-                    "each_seed": [
-                        compare(
-                            what, one, two, goal=oh.Goal(max_drop=0.005), reference=reference
-                        ).model_dump(mode="json")
-                        for one, two in zip(found[name], other, strict=True)
-                    ],
-                }
-                rows[name]["time_ratio"] = statistics.median(
-                    run["cpu_s"] / its
-                    for run, its in zip(runs, rows[reference]["cpu_s"], strict=True)
-                )
+            common = [each for each in seeds[name] if each in seeds[reference]]
+            if not common:
+                continue
+            pairs = [(found[name, each], found[reference, each]) for each in common]
+            rows[name]["against"][reference] = {
+                "seeds": common,
+                **pooled([(_right(one), _right(two)) for one, two in pairs]),
+                "each_seed": [
+                    compare(
+                        what, one, two, goal=oh.Goal(max_drop=0.005), reference=reference
+                    ).model_dump(mode="json")
+                    for one, two in pairs
+                ],
+                "time_ratio": statistics.median(
+                    runs[name, each]["cpu_s"] / runs[reference, each]["cpu_s"] for each in common
+                ),
+            }
     return rows
 
 
@@ -333,22 +338,25 @@ def _right(found: Predictions) -> Tensor:
     return (found.outputs.argmax(1) == found.targets).double()
 
 
-def pooled(own: list[Tensor], other: list[Tensor]) -> dict[str, Any]:
+def pooled(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Any]:
     """Compare two settings over all seeds.
 
     The score of a test sample is the part of the seeds that are right about it. The interval is
     over samples, paired, for these very seeds; samples of several seeds are never taken for
-    independent. A gain (or harm) is called shown if the interval leaves out 0 and the difference
-    has the same sign for each seed.
+    independent. A gain (or harm) is called shown if there are SEEDS seeds, the interval leaves out
+    0, and the difference has the same sign for each seed.
+
+    Args:
+        pairs: For each seed, whether each sample is right, with the setting and with the other.
     """
-    gains_N = torch.stack(own).mean(0) - torch.stack(other).mean(0)
+    gains_N = torch.stack([one - two for one, two in pairs]).mean(0)
     mean, half = float(gains_N.mean()), 1.96 * float(gains_N.std()) / len(gains_N) ** 0.5
-    by_seed = [float((one - two).mean()) for one, two in zip(own, other, strict=True)]
+    by_seed = [float((one - two).mean()) for one, two in pairs]
     low, high = mean - half, mean + half
-    effect = "not shown"
-    if low > 0 and min(by_seed) > 0:
+    effect = "not shown" if len(pairs) >= SEEDS else "too few seeds"
+    if len(pairs) >= SEEDS and low > 0 and min(by_seed) > 0:
         effect = "gain"
-    if high < 0 and max(by_seed) < 0:
+    if len(pairs) >= SEEDS and high < 0 and max(by_seed) < 0:
         effect = "harm"
     return {
         "difference": mean,
@@ -372,17 +380,16 @@ def table(rows: dict[str, Any]) -> str:
                 continue
             seeds = ", ".join(f"{100 * each:.2f}" for each in row["accuracy_by_seed"])
             start = f"| {name} | {100 * row['accuracy']:.2f} % ({seeds}) "
-            against = row.get("against", {})
+            against = row["against"]
             if not against:
                 lines.append(f"{start}| | | | {statistics.median(row['cpu_s']):.0f} s |")
             for reference, found in against.items():
                 low, high = found["interval"]
                 each = ", ".join(f"{100 * d:+.2f}" for d in found["difference_by_seed"])
-                ratio = f"{row['time_ratio']:.2f} x" if reference == row["control"] else ""
                 lines.append(
                     f"{start}| {reference} | {100 * found['difference']:+.2f} "
                     f"({100 * low:+.2f} to {100 * high:+.2f}; {each}) | {found['effect']} "
-                    f"| {ratio} |"
+                    f"| {found['time_ratio']:.2f} x |"
                 )
         lines.append("")
     return "\n".join(lines)
