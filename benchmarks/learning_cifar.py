@@ -280,7 +280,7 @@ def collect(what: oh.Task) -> dict[str, Any]:
         rows[name] = {
             "group": setting.group,
             "control": setting.control,
-            "step": repr(setting.step).replace(str(ROOT.parent), ".."),
+            "step": repr(setting.step).replace(f"{ROOT}/", "").replace(str(ROOT.parent), ".."),
             "images": setting.images,
             "seeds": seeds[name],
             "accuracy": statistics.mean(by_seed),
