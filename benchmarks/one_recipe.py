@@ -65,16 +65,20 @@ def recipes() -> dict[str, tuple[Step, ...]]:
     operations: 16 channels are few for kernels that take 16 at once. Thinner layers were tried
     before (`prune_resnet.py`, `prune_latency.py`): they lose more and save less.
     """
-    first, later = ("layer1.*",), ("layer2.*", "layer3.*")
-    most = oh.DropLayers(count=8, layers=first, samples=256)
+
+    def dropped(*counts: int) -> list[Step]:
+        return [
+            oh.DropLayers(count=count, layers=(f"layer{stage}.*",), samples=256)
+            for stage, count in enumerate(counts, 1)
+        ]
+
     return {
-        f"8 blocks of the first stage dropped, then {count} behind": (
-            most,
+        "12 blocks dropped": (
+            *dropped(3, 2, 2),
             distill(1),
-            oh.DropLayers(count=count, layers=later, samples=256),
+            *dropped(2, 2, 1),
             distill(EPOCHS - 1),
-        )
-        for count in (2, 5)
+        ),
     }
 
 
