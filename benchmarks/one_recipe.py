@@ -61,8 +61,8 @@ def distill(epochs: int) -> oh.Train:
 def recipes() -> dict[str, tuple[Step, ...]]:
     """Return the steps before `Quantize`, by the name of the recipe.
 
-    So many blocks go as make the artifact 1.8 times as fast (`drop_latency.py`), of all stages, which
-    loses less than most of one (`drop_quality.py`). Thinner layers were tried before
+    As many blocks go as make the artifact 1.8 times as fast (`drop_latency.py`), and of all stages,
+    which loses less than most of one (`drop_quality.py`). Thinner layers were tried before
     (`prune_resnet.py`, `prune_latency.py`): they lose more and save less.
     """
 
