@@ -28,6 +28,20 @@ class Stem(nn.Module):
         return F.relu(out + x)
 
 
+class Dynamic(nn.Module):
+    """A convolution and a BatchNorm whose weights are computed of the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.vector = nn.Linear(3, 27), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean_C = x.mean((0, 2, 3))
+        vector_C = self.vector(mean_C)
+        out = F.conv2d(x, self.kernel(mean_C).view(3, 3, 3, 1), vector_C)
+        return F.batch_norm(out, None, None, vector_C, vector_C.tanh(), training=True)
+
+
 IMAGES = (4, 3, 6, 6)
 NETWORKS: dict[str, tuple[Make, tuple[int, ...]]] = {
     "shortcut": (Stem, IMAGES),
@@ -48,6 +62,7 @@ NETWORKS: dict[str, tuple[Make, tuple[int, ...]]] = {
     ),
     "cumulative norm, large eps": (lambda: nn.BatchNorm2d(3, eps=0.5, momentum=None), IMAGES),
     "norm in evaluation": (lambda: nn.BatchNorm2d(3).eval(), IMAGES),
+    "weights computed of the inputs": (Dynamic, IMAGES),
     "in place": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
         IMAGES,
