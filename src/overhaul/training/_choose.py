@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 from torch import nn
+from torch.distributed import is_available, is_initialized
 
 from overhaul.core import Context, NonFiniteLossError, Step, derived_seed
 from overhaul.training._objective import Objective, OpenSetting
@@ -120,6 +121,8 @@ class _Trials:
             with inner.seeded("apply"):
                 self.trial(self.objective.settled(values)).apply(deepcopy(self.model), inner)
         except NonFiniteLossError as error:
+            if is_available() and is_initialized():
+                raise  # of several processes, one would go on before the others
             ctx.progress.say(f"{inner.label}: {error}")
             return math.nan
         measured = f"val_{ctx.task.selection_metric}"
