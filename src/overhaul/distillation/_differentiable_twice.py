@@ -75,6 +75,8 @@ def _applies(*tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
     return (
         torch.is_grad_enabled()
+        # A checkpoint computes its part again in the backward pass, without these forms.
+        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in given)
         and all(tensor.device.type == "cpu" for tensor in given)
         and all(tensor.is_floating_point() for tensor in given)
