@@ -18,6 +18,7 @@ from overhaul.core import (
     Context,
     Fact,
     Network,
+    NonFiniteLossError,
     Progress,
     SpecError,
     json_schema,
@@ -126,6 +127,39 @@ class _Open(Objective):
 
     def bind(self, model: nn.Module, ctx: Context) -> BoundObjective:
         return _Scaled(self.rate, TaskLoss().bind(model, ctx))
+
+
+class _Overflowing(_Open):
+    """Some of its values are so large that the loss is infinite.
+
+    Example:
+        >>> _Overflowing()
+        _Overflowing()
+    """
+
+    values: tuple[float, ...] = (1e39, 1.0, 1e38)
+
+    @property
+    def open_settings(self) -> tuple[OpenSetting, ...]:
+        return (OpenSetting("rate", self.values, self.values[0]),) if self.rate < 0 else ()
+
+
+def test_a_value_with_an_infinite_loss_is_worse_than_all_others(make_context: MakeContext) -> None:
+    ctx = make_context(tiny_cnn())
+    model = plan_of(_Overflowing(), optimizer=SGD(lr=0.1)).apply(tiny_cnn(), ctx)
+    assert choices(ctx.facts) == {"rate": 1.0}
+    assert all(bool(tensor.isfinite().all()) for tensor in model_tensors(model).values())
+    first, second, *_ = facts_named(ctx.facts, "trial_quality")
+    assert first.value is None
+    assert first.reason == "the loss of its training became infinite or no number"
+    assert isinstance(second.value, float)
+
+
+def test_where_every_value_has_an_infinite_loss_the_training_says_so(
+    make_context: MakeContext,
+) -> None:
+    with pytest.raises(NonFiniteLossError, match="the loss became inf at batch 0"):
+        plan_of(_Overflowing(values=(1e39, 2e39))).apply(tiny_cnn(), make_context(tiny_cnn()))
 
 
 class _Scaled(BoundObjective):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from overhaul.distillation._differentiable_twice import by_inputs_only, differentiable_twice
 from tests.distillation.learning import random
@@ -26,6 +27,32 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = F.relu(self.bn(self.conv(x)))
         return F.relu(out + x)
+
+
+class Dynamic(nn.Module):
+    """A convolution and a BatchNorm whose weights are computed of the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.vector = nn.Linear(3, 27), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean_C = x.mean((0, 2, 3))
+        vector_C = self.vector(mean_C)
+        out = F.conv2d(x, self.kernel(mean_C).view(3, 3, 3, 1), vector_C)
+        return F.batch_norm(out, None, None, vector_C, vector_C.tanh(), training=True)
+
+
+class Checkpointed(nn.Module):
+    """A part whose activations are computed again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.part = nn.Conv2d(3, 3, 3, padding=1), Stem()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = checkpoint(self.part, self.first(x), use_reentrant=False)
+        return out
 
 
 IMAGES = (4, 3, 6, 6)
@@ -48,6 +75,8 @@ NETWORKS: dict[str, tuple[Make, tuple[int, ...]]] = {
     ),
     "cumulative norm, large eps": (lambda: nn.BatchNorm2d(3, eps=0.5, momentum=None), IMAGES),
     "norm in evaluation": (lambda: nn.BatchNorm2d(3).eval(), IMAGES),
+    "weights computed of the inputs": (Dynamic, IMAGES),
+    "checkpoint": (Checkpointed, IMAGES),
     "in place": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)),
         IMAGES,

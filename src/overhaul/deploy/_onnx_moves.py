@@ -32,6 +32,8 @@ def round_before_pooling_(model: Any) -> None:
         source, readers = pool.inputs[0], [reader for reader, _ in pool.outputs[0].uses()]
         if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
             continue
+        if pool.outputs[0].is_graph_output():  # it is returned as it is, not rounded
+            continue
         producer = source.producer()
         if producer is not None and producer.op_type == "DequantizeLinear":
             continue

@@ -6,6 +6,7 @@ computed by the kernels of an ordinary backward pass, which takes less time
 (`benchmarks/learning_cost.py`).
 """
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,9 +46,10 @@ def differentiable_twice() -> Iterator[None]:
 
 @contextmanager
 def by_inputs_only() -> Iterator[None]:
-    """Skip the gradients by weights in a backward pass that asks for none.
+    """Skip the gradients by parameters in a backward pass that asks for none.
 
-    A `Function` is not told which of its gradients are asked for, and would compute them all.
+    A `Function` is not told which of its gradients are asked for, and would compute them all. A
+    weight that is computed, as of the inputs, has its gradient all the same.
     """
     token = _inputs_only.set(True)
     try:
@@ -73,6 +75,8 @@ def _applies(*tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
     return (
         torch.is_grad_enabled()
+        # A checkpoint computes its part again in the backward pass, without these forms.
+        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
         and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in given)
         and all(tensor.device.type == "cpu" for tensor in given)
         and all(tensor.is_floating_point() for tensor in given)
@@ -82,7 +86,14 @@ def _applies(*tensors: Tensor | None) -> bool:
 def _asked(ctx: Any) -> list[bool]:
     """Return whether the gradients by input, weight and bias are asked for."""
     asked: list[bool] = list(ctx.needs_input_grad[:3])
-    return [asked[0], False, False] if _inputs_only.get() else asked
+    if _inputs_only.get():
+        asked[1:] = map(operator.and_, asked[1:], ctx.computed)
+    return asked
+
+
+def _computed(*weights: Tensor | None) -> list[bool]:
+    """Return which weights are no parameters, so that they may depend on the inputs."""
+    return [weight is not None and not weight.is_leaf for weight in weights]
 
 
 class _Geometry(NamedTuple):
@@ -141,6 +152,7 @@ class _Convolution(Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry, ctx.bias_sizes = geometry, None if bias is None else list(bias.shape)
+        ctx.computed = _computed(weight, bias)
         out: Tensor = _aten.convolution(x, weight, bias, *geometry)
         return out
 
@@ -228,7 +240,7 @@ class _BatchNorm(Function):
             x, weight, bias, running_mean, running_var, True, momentum, eps
         )
         ctx.save_for_backward(x, weight, *statistics)
-        ctx.eps = eps
+        ctx.eps, ctx.computed = eps, _computed(weight, bias)
         return out
 
     @staticmethod

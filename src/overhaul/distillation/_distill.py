@@ -233,7 +233,7 @@ class _Distillation(BoundObjective):
     ) -> None:
         super().__init__()
         self.plan, self.teacher, self.task, self._ctx = plan, teacher, ctx.task, ctx
-        self.share = as_number(plan.weight, "weight")
+        self.networks, self.share = (teacher,), as_number(plan.weight, "weight")
         if isinstance(teacher, Mixture) and teacher.learned:
             self.companions, self.beside = teacher.companions, (MIXTURE_LOSS,)
         self._cached = None if plan.cache is None else CachedTeacher(plan.cache, teacher, ctx)

@@ -129,7 +129,7 @@ class _Mutual(BoundObjective):
         super().__init__()
         self.plan, self.task, self._ctx = plan, ctx.task, ctx
         self.temperature = as_number(plan.temperature, "temperature")
-        self.peers = nn.ModuleList(peers)
+        self.peers, self.networks = nn.ModuleList(peers), tuple(peers)
         self.companions = tuple(
             Companion(peer, given.optimizer if isinstance(given, Peer) else None)
             for peer, given in zip(peers, plan.peers, strict=True)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from overhaul.core import Batch, evaluating
+from overhaul.core import Batch, evaluating, without_fast_path
 from overhaul.evaluation._mac_formulas import FORMULAS
 from overhaul.evaluation._model_device import model_device
 
@@ -51,7 +51,7 @@ def count_macs(model: nn.Module, batch: Batch) -> Macs:
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
     seen = _SeenOperators()
-    with evaluating(model), _no_gradients_asked(model), _padded_attention(), counter, seen:
+    with evaluating(model), _no_gradients_asked(model), without_fast_path(), counter, seen:
         batch.to(model_device(model)).forward(model)
     return Macs(round(counter.get_total_flops() / 2 / len(batch)), tuple(sorted(seen.uncounted)))
 
@@ -69,17 +69,6 @@ def _no_gradients_asked(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in asked:
             parameter.requires_grad_(True)
-
-
-@contextmanager
-def _padded_attention() -> Iterator[None]:
-    # The fast path packs padded sequences into nested tensors, which have no shape to count by.
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 class _SeenOperators(TorchDispatchMode):

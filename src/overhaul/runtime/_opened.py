@@ -133,17 +133,18 @@ class OpenedArtifact(ABC, Generic[T]):
     def _checked(self, inputs: tuple[Any, ...], named_inputs: dict[str, Any]) -> Sequence[T]:
         values = self._in_order(inputs, named_inputs)
         # A small model takes some microseconds, and to look at all that is known would take some.
-        for value, (dtype, shape) in zip(values, self._accepted, strict=False):
+        accepted = self._accepted  # another thread may set it meanwhile
+        for value, (dtype, shape) in zip(values, accepted, strict=False):
             if type(value) is not self.taken_as_it_is:
                 break
             if value.dtype is not dtype or value.shape != shape:
                 break
         else:
-            if self._accepted:
+            if accepted:
                 return values
         tensors = [self._converted(*pair) for pair in zip(self._names, values, strict=True)]
         form = [(tensor.dtype, tensor.shape) for tensor in tensors]
-        if form != self._accepted:
+        if form != accepted:
             self._check(tensors)
             self._accepted = form
         return tensors

@@ -1,5 +1,7 @@
 """Whether images and kernels are stored channels last."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -13,17 +15,35 @@ def use_channels_last_(
     """Store kernels channels last if it was asked for, or helps and the model can do it."""
     if wish is False or (wish is None and not _helps(model, device, precision)):
         return False
+    model.to(memory_format=torch.channels_last)
+    return _takes_(model, model, wish, device, data)
+
+
+def all_take_channels_last_(
+    networks: Iterable[nn.Module],
+    model: nn.Module,
+    wish: bool | None,
+    device: torch.device,
+    data: Splits,
+) -> bool:
+    """Return whether other networks can do it too; if not, the model is as it was before."""
+    return all(_takes_(network, model, wish, device, data) for network in networks)
+
+
+def _takes_(
+    network: nn.Module, model: nn.Module, wish: bool | None, device: torch.device, data: Splits
+) -> bool:
     batch = next(data.train.in_order(2)).to(device)
     try:
-        model.to(memory_format=torch.channels_last)
-        with evaluating(model):
-            batch.map_inputs(channels_last).forward(model)
+        with evaluating(network):
+            batch.map_inputs(channels_last).forward(network)
     except RuntimeError as error:
         # `view` in the user's forward pass fails on channels-last tensors; `reshape` would not.
         model.to(memory_format=torch.contiguous_format)
         if wish:
+            who = "the model" if network is model else "a network that it learns from"
             raise ModelError(
-                f"`channels_last` was asked for and the model cannot do it: {error} Leave it out."
+                f"`channels_last` was asked for and {who} cannot do it: {error} Leave it out."
             ) from error
         return False
     return True

@@ -6,11 +6,13 @@ from copy import deepcopy
 from dataclasses import replace
 
 from torch import nn
+from torch.distributed import is_available, is_initialized
 
-from overhaul.core import Context, Step, derived_seed
+from overhaul.core import Context, NonFiniteLossError, Step, derived_seed
 from overhaul.training._objective import Objective, OpenSetting
 
 _SHARE = 10
+_NOT_FINITE = "the loss of its training became infinite or no number"
 
 
 def epochs_of_trial(epochs: int) -> int:
@@ -43,7 +45,8 @@ def choose_settings(
     One setting after the other: each of its values is tried, with what was chosen of those before
     it and the start of those after it, by a short training of a copy of the model. All trials have
     one seed, so that they see the same batches and augmentations. The value that is best on `val`
-    at the end of its trial is taken, of equals the first.
+    at the end of its trial is taken, of equals the first. One whose loss does not stay finite is
+    worse than all others.
 
     Args:
         objective: Any; one without open settings is returned as it is.
@@ -62,8 +65,7 @@ def choose_settings(
             value: trials.quality(setting.name, {**values, setting.name: value})
             for value in setting.values
         }
-        sign = 1 if ctx.task.higher_is_better else -1
-        best = max(found, key=lambda value: sign * found[value])
+        best = _best(found, higher_is_better=ctx.task.higher_is_better)
         values[setting.name] = best
         _log_choice(setting, best, found, epochs, ctx)
     return objective.settled(values)
@@ -88,7 +90,7 @@ class _Trials:
         self.found: dict[str, float] = {}
 
     def quality(self, setting: str, values: Mapping[str, float]) -> float:
-        """Return the quality on `val` at the end of a training with these values."""
+        """Return the quality on `val` at the end of a training with these values, or NaN."""
         key = repr(dict(values))
         if key not in self.found:
             if key not in self.saved:
@@ -98,7 +100,10 @@ class _Trials:
             ctx = self.ctx
             detail = {"metric": ctx.task.selection_metric, "epochs": self.epochs, **values}
             n = len(ctx.data.val)
-            ctx.log("trial_quality", self.found[key], split="val", n=n, detail=detail)
+            if math.isnan(self.found[key]):
+                ctx.log("trial_quality", None, reason=_NOT_FINITE, detail=detail)
+            else:
+                ctx.log("trial_quality", self.found[key], split="val", n=n, detail=detail)
         return self.found[key]
 
     def _train(self, setting: str, values: Mapping[str, float]) -> float:
@@ -112,12 +117,25 @@ class _Trials:
             facts=[],
             checkpoints=self.checkpoints.part(f"trial-{number}"),
         )
-        with inner.seeded("apply"):
-            self.trial(self.objective.settled(values)).apply(deepcopy(self.model), inner)
+        try:
+            with inner.seeded("apply"):
+                self.trial(self.objective.settled(values)).apply(deepcopy(self.model), inner)
+        except NonFiniteLossError as error:
+            if is_available() and is_initialized():
+                raise  # of several processes, one would go on before the others
+            ctx.progress.say(f"{inner.label}: {error}")
+            return math.nan
         measured = f"val_{ctx.task.selection_metric}"
         *_, last = (fact.value for fact in inner.facts if fact.name == measured)
         assert isinstance(last, float)
         return last
+
+
+def _best(found: Mapping[float, float], *, higher_is_better: bool) -> float:
+    sign = 1 if higher_is_better else -1
+    return max(
+        found, key=lambda value: -math.inf if math.isnan(found[value]) else sign * found[value]
+    )
 
 
 def _log_choice(

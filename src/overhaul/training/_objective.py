@@ -52,9 +52,11 @@ class BoundObjective(nn.Module, ABC):
             gone at the end.
         beside: Names of losses that train something else than the model. The combiner does not
             see them, and they are no part of the training loss that is shown.
+        networks: Others than the model that get its batches, such as a teacher.
     """
 
     companions: tuple[Companion, ...] = ()
+    networks: tuple[nn.Module, ...] = ()
     beside: tuple[str, ...] = ()
 
     @abstractmethod

@@ -29,7 +29,11 @@ from overhaul.core import (
 from overhaul.evaluation import predict
 from overhaul.training._augmentation import Augmentation
 from overhaul.training._batching import epoch_batches, parts_of
-from overhaul.training._channels_last import channels_last, use_channels_last_
+from overhaul.training._channels_last import (
+    all_take_channels_last_,
+    channels_last,
+    use_channels_last_,
+)
 from overhaul.training._choose import choose_settings, epochs_of_trial, epochs_of_trials
 from overhaul.training._combiner import BoundCombiner, Combiner, Sum
 from overhaul.training._constraint import BoundConstraint, Constraint
@@ -160,6 +164,9 @@ class _Loop:
             observer.bind(model, ctx) for observer in plan.observers
         ]
         self.objective: BoundObjective = plan.objective.bind(model, ctx).to(self.hardware.device)
+        self.channels_last = self.channels_last and all_take_channels_last_(
+            self.objective.networks, model, plan.channels_last, self.hardware.device, ctx.data
+        )
         self.combiner: BoundCombiner = plan.combiner.bind(model, ctx).to(self.hardware.device)
         self.own = {
             name: parameter
