@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from max_drop import Few
+from few import Few
 from quantization import cpu
 from quantization_models import CASES
 

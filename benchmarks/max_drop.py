@@ -12,48 +12,24 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from few import Few
 from quantization import cpu
 from quantization_models import CASES, Case
-from torch import Tensor, nn
+from torch import nn
 
 import overhaul as oh
-from overhaul.core import Batch, CheckpointFolder, Context, Fact, Progress, Split, Splits
+from overhaul.core import CheckpointFolder, Context, Fact, Progress, Split, Splits
 from overhaul.evaluation import Predictions, compare, predict, stored_size
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("cifar_resnet20", "cifar_resnet56", "vit_fashion", "minilm_clinc", "lstm_clinc")
 MAX_DROP, VAL, TEST, SENSITIVITY = 0.005, 1000, 5000, 128
-
-
-class Few(Split):
-    """Some samples of a split, drawn at random."""
-
-    def __init__(self, whole: Split, count: int) -> None:
-        self.whole, self.name = whole, whole.name
-        drawn = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-        self.places = drawn[:count].sort().values
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def read(self, indices: Tensor) -> Batch:
-        return replace(self.whole.read(self.places[indices]), indices=indices)
-
-    def batches(self, index_batches: list[Tensor], workers: int = 0) -> Iterator[Batch]:
-        there = self.whole.batches([self.places[each] for each in index_batches], workers)
-        for indices, batch in zip(index_batches, there, strict=True):
-            yield replace(batch, indices=indices)
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.whole.fingerprint}:{len(self)}"
 
 
 class Made:

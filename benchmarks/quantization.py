@@ -24,6 +24,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,15 +36,16 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
+from few import Few
 from quantization_models import CASES, Case
 
 import overhaul as oh
 import overhaul.runtime
-from overhaul.core import Batch
+from overhaul.core import Batch, CheckpointFolder, Context, Splits
 from overhaul.evaluation import Predictions, compare, measure_latency, predict
 
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLES, LIMIT_S, TIME_S = 256, 1800, 3.0
+SAMPLES, VAL, LIMIT_S, TIME_S = 256, 256, 1800, 3.0
 Call = Callable[[dict[str, np.ndarray[Any, Any]]], Tensor]
 Work = Callable[[Path], tuple[Call, int]]
 
@@ -75,7 +78,7 @@ def made(work: Work, folder: Path) -> Tool:
     return tool
 
 
-def ours(case: Case, *steps: oh.Step, engines: Sequence[Any] = ENGINES) -> Work:
+def ours(case: Case, data: Splits, *steps: oh.Step, engines: Sequence[Any] = ENGINES) -> Work:
     def work(folder: Path) -> tuple[Call, int]:
         deploy = oh.Deploy(
             engines=engines,
@@ -85,11 +88,20 @@ def ours(case: Case, *steps: oh.Step, engines: Sequence[Any] = ENGINES) -> Work:
             throughput_batch=2,
             cost=False,
         )
-        recipe = oh.Recipe(*steps, deploy)
-        run = recipe.run(case.model, case.task, out=folder, control=False, cost=False)
-        artifact = overhaul.runtime.load(run.artifact, threads=1)
+        ctx = Context(
+            task=case.task,
+            data=replace(data, val=Few(data.val, VAL)),
+            original=case.model,
+            checkpoints=CheckpointFolder(folder / "checkpoints"),
+            artifact_folder=folder / "artifact",
+            progress=oh.Progress(quiet=True),
+        )
+        model = deepcopy(case.model)
+        for step in (*steps, deploy):
+            model = step.apply(model, ctx)
+        artifact = overhaul.runtime.load(folder / "artifact", threads=1)
         options, engine = artifact.signature.options, artifact.engine
-        sizes = [f.value for f in run.facts if f.name == "size_bytes" and f.subject == "artifact"]
+        sizes = [f.value for f in ctx.facts if f.name == "size_bytes" and f.subject == "artifact"]
         label = next(
             each.label
             for each in deploy.engines
@@ -235,10 +247,12 @@ def one_model(name: str, cache: Path) -> dict[str, Any]:
     quantize = oh.Quantize(batches=SAMPLES // 32)
     weights_only = oh.Quantize(activations=None)
     works: dict[str, Work] = {
-        "float, ours": ours(case),
-        "int8, ours": ours(case, quantize),
-        "int8 weights, ours": ours(case, weights_only, engines=(*ENGINES, ROUNDING)),
-        "int4 weights, ours": ours(case, oh.Quantize(weights="int4"), engines=(*ENGINES, ROUNDING)),
+        "float, ours": ours(case, data),
+        "int8, ours": ours(case, data, quantize),
+        "int8 weights, ours": ours(case, data, weights_only, engines=(*ENGINES, ROUNDING)),
+        "int4 weights, ours": ours(
+            case, data, oh.Quantize(weights="int4"), engines=(*ENGINES, ROUNDING)
+        ),
         "int8, NNCF, OpenVINO": nncf_openvino(case, samples),
         "int8, ONNX Runtime static": ort(case, samples, static=True),
         "int8, ONNX Runtime dynamic": ort(case, samples, static=False),
