@@ -199,7 +199,9 @@ def main() -> None:
             results[name] = json.loads(path.read_text())
         options.out.write_text(json.dumps(results, indent=1) + "\n")
         print(table({name: results[name]}), flush=True)
-    print(table(results))
+    whole = table(results)
+    options.out.with_suffix(".md").write_text(whole + "\n")
+    print(whole)
 
 
 if __name__ == "__main__":
