@@ -52,6 +52,7 @@ from overhaul.training import (
     TaskLoss,
     Train,
 )
+from tests.distillation.killing import KilledError, Killing
 
 MakeContext = Callable[..., Context]
 AUTO = Distill(weight="auto", match=[SoftTargets(temperature="auto")])
@@ -337,13 +338,9 @@ def test_it_goes_with_training_under_a_rounding(make_context: MakeContext) -> No
     assert control.epochs == 5
 
 
-class _KilledError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("after", [1, 2, 3, 9, 14, 15, 16, 19])
 def test_a_killed_run_goes_on_bit_for_bit(
-    make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    make_context: MakeContext, tmp_path: Path, after: int
 ) -> None:
     """Saved are an epoch of each of 7 trials, its quality after it, and 3 epochs, in this order."""
     plan = plan_of(AUTO, augmentations=[Flip()], optimizer=AdamW(lr=1e-2))
@@ -354,28 +351,19 @@ def test_a_killed_run_goes_on_bit_for_bit(
         return model, [fact for fact in ctx.facts if fact.reproducible]
 
     whole, facts = run("whole")
-    saved, save = [0], CheckpointFolder.save
-
-    def dies(folder: CheckpointFolder, number: int, tree: Any) -> None:
-        save(folder, number, tree)
-        saved[0] += 1
-        if saved[0] == after:
-            raise _KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CheckpointFolder, "save", dies)
+    killing = Killing(after)
+    with killing.armed():
         if after <= 17:
-            with pytest.raises(_KilledError):
+            with pytest.raises(KilledError):
                 run("parts")
         else:
             run("parts")
-    saved_before = saved[0]
-    with monkeypatch.context() as patch:
-        patch.setattr(CheckpointFolder, "save", dies)
+    saved_before = killing.saved
+    with killing.armed():
         resumed, again = run("parts")
     assert same(whole, resumed)
     assert again == facts
-    assert saved[0] == max(17, saved_before)  # nothing is done twice
+    assert killing.saved == max(17, saved_before)  # nothing is done twice
 
 
 @pytest.mark.parametrize(

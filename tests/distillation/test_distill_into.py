@@ -40,6 +40,7 @@ from overhaul.tasks import Regression
 from overhaul.testing import TinyCNN, check_step, tiny_cnn, tiny_residual, tiny_task
 from overhaul.training import SGD, AdamW, BoundObjective, Objective, Sum, TaskLoss, Train
 from overhaul.transfer import ReplaceHead
+from tests.distillation.killing import KilledError, Killing
 
 MakeContext = Callable[..., Context]
 TRAITS = frozenset({Trait.EDITABLE, Trait.TRAINABLE, Trait.FITS_TASK})
@@ -200,13 +201,9 @@ def test_the_mode_and_the_carried_constraints_hold(make_context: MakeContext) ->
     assert other.carried == []
 
 
-class _KilledError(Exception):
-    pass
-
-
 @pytest.mark.parametrize("after", range(1, 9))
 def test_an_interrupted_step_goes_on_bit_for_bit(
-    make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    make_context: MakeContext, tmp_path: Path, after: int
 ) -> None:
     plan = DistillInto(
         student=PruneChannels(fraction=0.5), assistants=(MIDDLE,), generations=2, train=SHORT
@@ -218,18 +215,10 @@ def test_an_interrupted_step_goes_on_bit_for_bit(
         return model, [fact for fact in ctx.facts if fact.reproducible]
 
     whole, facts = run("whole")
-    saved, save = [0], CheckpointFolder.save
-
-    def dies(folder: CheckpointFolder, number: int, tree: Any) -> None:
-        save(folder, number, tree)
-        saved[0] += 1
-        if saved[0] == after:
-            raise _KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CheckpointFolder, "save", dies)
+    killing = Killing(after)
+    with killing.armed():
         if after <= 6:  # three networks are made and trained
-            with pytest.raises(_KilledError):
+            with pytest.raises(KilledError):
                 run("parts")
         else:
             run("parts")

@@ -22,6 +22,7 @@ from overhaul.distillation import Mutual, Peer
 from overhaul.testing import TinyCNN, check_spec, check_step, tiny_cnn, tiny_multi_task, tiny_task
 from overhaul.training import SGD, AdamW, BoundObjective, Constant, TaskLoss, Train
 from overhaul.training._batching import epoch_batches
+from tests.distillation.killing import KilledError, Killing
 
 MakeContext = Callable[..., Context]
 FACTORY = Network(factory="overhaul.testing:TinyCNN")
@@ -241,10 +242,6 @@ def test_the_training_loss_that_is_shown_is_the_models(make_context: MakeContext
     assert float(loss or 0) < 2.5  # one network's; four would have more than 4
 
 
-class _KilledError(Exception):
-    pass
-
-
 def test_an_interrupted_training_goes_on_bit_for_bit(
     make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,17 +257,9 @@ def test_an_interrupted_training_goes_on_bit_for_bit(
         return [model, *peers_of(bound[-1])], [fact for fact in ctx.facts if fact.reproducible]
 
     whole, facts = run("whole")
-    save = CheckpointFolder.save
-
-    def dies(folder: CheckpointFolder, number: int, tree: Any) -> None:
-        save(folder, number, tree)
-        if number == 2:
-            raise _KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CheckpointFolder, "save", dies)
-        with pytest.raises(_KilledError):
-            run("parts")
+    killing = Killing(2)
+    with killing.armed(), pytest.raises(KilledError):
+        run("parts")
     resumed, again = run("parts")
     for one, two in zip(whole, resumed, strict=True):
         assert same(one, two)

@@ -33,6 +33,7 @@ from overhaul.distillation import (
 )
 from overhaul.testing import TinyCNN, check_spec, check_step, tiny_cnn, tiny_multi_task, tiny_task
 from overhaul.training import SGD, AdamW, BoundObjective, Train
+from tests.distillation.killing import KilledError, Killing
 
 MakeContext = Callable[..., Context]
 
@@ -176,12 +177,8 @@ def test_learning_the_weights_does_not_change_how_the_student_learns_otherwise(
     assert found[0][1] == pytest.approx(found[1][1])
 
 
-class _KilledError(Exception):
-    pass
-
-
 def test_an_interrupted_training_keeps_the_weights(
-    make_context: MakeContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_context: MakeContext, tmp_path: Path
 ) -> None:
     given = teachers()
 
@@ -193,17 +190,9 @@ def test_an_interrupted_training_keeps_the_weights(
         return student, [fact for fact in ctx.facts if fact.reproducible]
 
     whole, facts = run("whole")
-    save = CheckpointFolder.save
-
-    def dies(folder: CheckpointFolder, number: int, tree: Any) -> None:
-        save(folder, number, tree)
-        if number == 2:
-            raise _KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CheckpointFolder, "save", dies)
-        with pytest.raises(_KilledError):
-            run("parts")
+    killing = Killing(2)
+    with killing.armed(), pytest.raises(KilledError):
+        run("parts")
     resumed, again = run("parts")
     assert again == facts
     for name, tensor in model_tensors(whole).items():
