@@ -128,6 +128,9 @@ def settings() -> dict[str, Setting]:
     matches = {
         "soft targets": learn(ALONE, SOFT, weight=0.9, cache=True),
         "decoupled targets": learn(ALONE, oh.DecoupledTargets(), weight=0.5, cache=True),
+        "decoupled targets, beta 8": learn(
+            ALONE, oh.DecoupledTargets(beta=8.0), weight=0.5, cache=True
+        ),
         "correlation targets": learn(
             ALONE, oh.CorrelationTargets(inter=2.0, intra=2.0), weight=0.5, cache=True
         ),

@@ -154,6 +154,8 @@ def test_a_value_with_an_infinite_loss_is_worse_than_all_others(make_context: Ma
     assert first.value is None
     assert first.reason == "the loss of its training became infinite or no number"
     assert isinstance(second.value, float)
+    (chosen,) = facts_named(ctx.facts, "setting_chosen")
+    assert "not finite with 1e+39, " in str(chosen.reason)
 
 
 def test_where_every_value_has_an_infinite_loss_the_training_says_so(

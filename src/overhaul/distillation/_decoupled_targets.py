@@ -34,7 +34,8 @@ class DecoupledTargets(ClassMatch):
 
     Args:
         alpha: Weight of the right class. Default 1.
-        beta: Weight of the others among themselves. Default 8.
+        beta: Weight of the others among themselves. Default 1. Large ones need long trainings: in
+            two epochs of fine-tuning, 8 lost nine points (`benchmarks/learning_cifar.py`).
         temperature: :math:`T`, which `auto` chooses on `val`; both parts have the factor
             :math:`T^2`. Default 4.
         weight: Factor of this loss beside the others. Default 1.
@@ -50,12 +51,12 @@ class DecoupledTargets(ClassMatch):
         DecoupledTargets(beta=2.0)
 
     Paper: Zhao et al., CVPR 2022 (DKD).  Differs: the weight does not rise over the first epochs
-    (20 in the authors' program). The defaults are those of that program, with another `beta` for
+    (20 of 240 in the authors' program), so that the default of `beta` is 1. Theirs is another for
     each pair of networks: 8 from ResNet-32x4 to 8x4, 2 from ResNet-56 to 20 (CIFAR-100).
     """
 
     alpha: float = Field(default=1.0, ge=0, description="Weight of the right class.")
-    beta: float = Field(default=8.0, ge=0, description="Weight of the other classes.")
+    beta: float = Field(default=1.0, ge=0, description="Weight of the other classes.")
 
     @model_validator(mode="after")
     def _some_weight(self) -> Self:

@@ -142,7 +142,10 @@ def _log_choice(
     setting: OpenSetting, best: float, found: Mapping[float, float], epochs: int, ctx: Context
 ) -> None:
     trials = f"trials of {epochs} epoch{'s' * (epochs > 1)} each"
-    others = ", ".join(f"{quality:.4f} with {value:g}" for value, quality in found.items())
+    others = ", ".join(
+        f"{'not finite' if math.isnan(quality) else format(quality, '.4f')} with {value:g}"
+        for value, quality in found.items()
+    )
     meaning = f"{setting.meaning[best]}; " if best in setting.meaning else ""
     ctx.log(
         "setting_chosen",
