@@ -6,7 +6,8 @@ Four questions, each with its control, SEEDS seeds each:
   training without a teacher? IMAGES images, EPOCHS epochs.
 - `few`: the same with FEW of these images, with the gradients matched besides the outputs.
 - `mutual`: do two networks that learn from each other become better than each alone? In both the
-  last stage and the head are drawn anew, so that they start from different weights.
+  last stage and the head are drawn anew, so that they start from different weights. Slower: with
+  a fifth of the learning rate, which was tried after the harm of the other had been seen.
 - `pruned`: is the pruned teacher a better student than a fresh network of equal MACs?
 
 The images are those that `train_limit` takes of the training split, and the first FEW of them.
@@ -168,6 +169,13 @@ def settings() -> dict[str, Setting]:
             "mutual",
             FRESH.model_copy(update={"objective": mutual}),
             "first network, alone",
+            start=_first,
+        ),
+        "first network, alone, slower": Setting("mutual", ALONE, start=_first),
+        "first network, mutual, slower": Setting(
+            "mutual",
+            ALONE.model_copy(update={"objective": mutual}),
+            "first network, alone, slower",
             start=_first,
         ),
         "pruned, alone": Setting("pruned", pruned.control(), start=_teacher),

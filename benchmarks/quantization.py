@@ -84,7 +84,6 @@ def ours(case: Case, data: Splits, *steps: oh.Step, engines: Sequence[Any] = ENG
             engines=engines,
             tolerance=0.1,
             quality_tolerance=0.5,
-            timing_s=0.5,
             throughput_batch=2,
             cost=False,
         )

@@ -359,9 +359,10 @@ def test_executorch_obeys_threads_and_takes_many_samples_in_parts(tmp_path: Path
     assert bindings._threadpool_get_thread_count() == 2
     second = deployed(ExecuTorch(max_batch=8), model, x, tmp_path, threads=1)
     assert bindings._threadpool_get_thread_count() == 1
-    for run in (first, second):
+    for run, threads in ((first, 2), (second, 1), (first, 2)):
         for size in (8, 9, 64):
             torch.testing.assert_close(run([x[:size]])[0], model(x[:size]))
+        assert bindings._threadpool_get_thread_count() == threads
 
 
 def test_executorch_is_silent_on_opening(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

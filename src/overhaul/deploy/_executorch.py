@@ -24,13 +24,35 @@ _TO_WRITE = "to write a model for ExecuTorch"
 _TO_RUN = "to run a model that was deployed to ExecuTorch"
 
 
+class _Threads:
+    """The threads of ExecuTorch, one set for the process.
+
+    A method keeps hold of the set that it was loaded with: once there is another, calling it ends
+    the process or never returns.
+    """
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def use(self, bindings: Any, count: int | None) -> int:
+        """Have so many threads, and return how often the set was made: which one it is."""
+        if count is not None and bindings._threadpool_get_thread_count() != count:
+            with quiet_stderr():
+                bindings._unsafe_reset_threadpool(count)
+            self.made += 1
+        return self.made
+
+
+_threads = _Threads()
+
+
 class ExecuTorch(Engine):
     """Run the model in ExecuTorch, with XNNPACK for what it knows.
 
     ExecuTorch plans its memory before it runs, so the number of samples that it takes at once has
     an upper bound; a call with more is done in parts. Layers whose inputs, weights and outputs are
-    integers run as such; other integer weights are stored as real numbers. The number of threads is
-    one for the whole process: what was opened last decides.
+    integers run as such; other integer weights are stored as real numbers. A process has one set of
+    threads: artifacts that are opened for several numbers of them each make it anew when called.
 
     Args:
         max_batch: The most samples at once. Default 64.
@@ -106,12 +128,16 @@ class ExecuTorch(Engine):
             bindings = load_optional(
                 "executorch.extension.pybindings.portable_lib", extra="executorch", why=_TO_RUN
             )
-            if threads is not None:
-                bindings._unsafe_reset_threadpool(threads)
-        try:
+
+        def load() -> tuple[int, Any, Any]:
+            made = _threads.use(bindings, threads)
             with quiet_stderr():
-                program = runtime.Runtime.get().load_program(path.read_bytes())
-                method: Any = program.load_method("forward")
+                program = runtime.Runtime.get().load_program(stored)
+                return made, program, program.load_method("forward")
+
+        stored = path.read_bytes()
+        try:
+            made, program, method = load()
         except Exception as error:  # executorch raises RuntimeError for everything
             made_for = signature.versions.get("executorch", "of unknown version")
             raise ArtifactError(
@@ -119,8 +145,11 @@ class ExecuTorch(Engine):
                 f"executorch {made_for}: use that, or deploy the model again."
             ) from error
 
-        def run(inputs: Sequence[Tensor], keep_alive: Any = program) -> list[Tensor]:
+        def run(inputs: Sequence[Tensor]) -> list[Tensor]:
             # The method reads the memory of the program and does not own it.
+            nonlocal made, program, method
+            if _threads.use(bindings, threads) != made:
+                made, program, method = load()  # a program would give the method that it gave
             parts = [
                 method.execute([tensor.contiguous() for tensor in part])
                 for part in self._parts(signature, inputs)
