@@ -50,8 +50,8 @@ def choose_kernels_(model: Any, *, round_inputs: bool) -> None:
             # ONNX Runtime would round the inputs of a MatMul, or dequantize at each call.
             write_out_(model, weight)
     for node in list(model.graph):
-        # ONNX Runtime rounds the biases of convolutions itself, which keeps the file smaller.
-        if node.op_type == "Gemm":
+        # ONNX Runtime rounds some biases itself, but none of a convolution before a shortcut's sum.
+        if node.op_type in ("Conv", "Gemm"):
             _round_bias_(model, node)
     drop_unused_(model)
 
@@ -142,7 +142,7 @@ def write_out_(model: Any, node: Any) -> None:
 
 
 def _round_bias_(model: Any, node: Any) -> None:
-    """Make the bias of a linear layer of integers one of 32 bits, as the integer kernel wants it.
+    """Make the bias of a layer of integers one of 32 bits, as the integer kernels want it.
 
     Its step is that of the products, so this changes the sum by less than half a product of the
     smallest input and weight.
