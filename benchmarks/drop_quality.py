@@ -10,18 +10,16 @@ a look for a direction. `--only` makes one row; a run that was interrupted goes 
 import argparse
 import json
 import warnings
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
-from learning_runs import QUIET
-from one_recipe import ROOT, cifar, distill, dropped, original
+from learning_runs import without_test
+from one_recipe import ROOT, cifar, distill, dropped, folder_of, original
 from torch import nn
 
 import overhaul as oh
-from overhaul.core import CheckpointFolder, Context, Step
-from overhaul.distillation import Match
+from overhaul.core import Step
 from overhaul.evaluation import predict
 
 IMAGES = 12000
@@ -40,7 +38,7 @@ def main() -> None:
     start = original(options.runs).model
     for name, steps in rows().items():
         if options.only in (name, None) and name not in found:
-            folder = options.runs / f"look {name}".replace(" ", "-")
+            folder = folder_of(options.runs, f"look {name}")
             found[name] = quality(start, cifar(IMAGES), folder, steps)
             options.out.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
             print(name, found[name], flush=True)
@@ -58,34 +56,19 @@ def rows() -> dict[str, tuple[Step, ...]]:
         "4-4-5, learning rate 0.05": (*four, faster),
         "4-4-5, similarities of the stages too": (
             *four,
-            with_match(learn, oh.SimilarityPreserving(layers=STAGES, weight=23.0)),
+            distill(1, oh.SimilarityPreserving(layers=STAGES, weight=23.0)),
         ),
     }
-
-
-def with_match(train: oh.Train, match: Match) -> oh.Train:
-    objective = train.objective
-    assert isinstance(objective, oh.Distill)
-    more = objective.model_copy(update={"match": (*objective.match, match)})
-    return train.model_copy(update={"objective": more})
 
 
 def quality(
     start: nn.Module, task: oh.Task, folder: Path, steps: tuple[Step, ...]
 ) -> dict[str, Any]:
     """Apply the steps with `start` as the teacher, and return what `val` says at the end."""
-    data, model = task.prepare(), deepcopy(start)
+    model = start
     for number, step in enumerate(steps):
-        ctx = Context(
-            task=task,
-            data=data,
-            original=start,
-            checkpoints=CheckpointFolder(folder / str(number)),
-            artifact_folder=folder / "artifact",
-            progress=QUIET,
-        )
-        model = step.apply(model, ctx).eval()
-    on_val = predict(model.to(memory_format=torch.channels_last), data.val)
+        model = without_test(step, model, task, folder / str(number), seed=0, original=start)
+    on_val = predict(model.to(memory_format=torch.channels_last), task.prepare().val)
     return task.metrics(on_val.outputs, on_val.targets)
 
 

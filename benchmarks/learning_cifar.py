@@ -91,6 +91,16 @@ def beside(match: Match) -> oh.Train:
     return learn(ALONE, match.model_copy(update={"weight": 9 * match.weight}), weight=0.1)
 
 
+def with_a_peer(plan: oh.Train, rate: str = "") -> dict[str, "Setting"]:
+    """Return the training of the first network alone, and with a peer that it learns from."""
+    mutual = oh.Mutual(peers=(oh.Network(factory="learning_cifar:redrawn"),))
+    both, alone = plan.model_copy(update={"objective": mutual}), f"first network, alone{rate}"
+    return {
+        alone: Setting("mutual", plan, start=_first),
+        f"first network, mutual{rate}": Setting("mutual", both, alone, start=_first),
+    }
+
+
 def pretrained() -> nn.Module:
     """Return the ResNet-20 that was trained on the original images."""
     return oh.Network(factory="cifar_resnet:resnet20", weights=str(PRETRAINED)).build()
@@ -146,7 +156,6 @@ def settings() -> dict[str, Setting]:
     }
     soft_with_few = learn(ALONE_WITH_FEW, SOFT, weight=0.9)
     both_with_few = learn(ALONE_WITH_FEW, SOFT, oh.GradientMatching(), weight=0.9)
-    mutual = oh.Mutual(peers=(oh.Network(factory="learning_cifar:redrawn"),))
     pruned = oh.DistillInto(
         student=oh.PruneChannels(macs=MACS, scope="normalized"),
         train=ALONE.model_copy(update={"objective": oh.Distill(match=(SOFT,), weight=0.9)}),
@@ -163,21 +172,9 @@ def settings() -> dict[str, Setting]:
         "few, soft targets and gradient matching": Setting(
             "few", both_with_few, "few, soft targets", images=FEW
         ),
-        "first network, alone": Setting("mutual", FRESH, start=_first),
         "second network, alone": Setting("mutual", FRESH, start=_second),
-        "first network, mutual": Setting(
-            "mutual",
-            FRESH.model_copy(update={"objective": mutual}),
-            "first network, alone",
-            start=_first,
-        ),
-        "first network, alone, slower": Setting("mutual", ALONE, start=_first),
-        "first network, mutual, slower": Setting(
-            "mutual",
-            ALONE.model_copy(update={"objective": mutual}),
-            "first network, alone, slower",
-            start=_first,
-        ),
+        **with_a_peer(FRESH),
+        **with_a_peer(ALONE, ", slower"),
         "pruned, alone": Setting("pruned", pruned.control(), start=_teacher),
         "pruned, learns": Setting("pruned", pruned, "pruned, alone", start=_teacher),
         "fresh, alone": Setting("pruned", fresh.control(), "pruned, alone", start=_teacher),

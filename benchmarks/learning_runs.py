@@ -18,13 +18,21 @@ QUIET = Progress(quiet=True)
 
 
 def without_test(
-    step: oh.Step, model: nn.Module, task: oh.Task, folder: Path, seed: int
+    step: oh.Step,
+    model: nn.Module,
+    task: oh.Task,
+    folder: Path,
+    seed: int,
+    original: nn.Module | None = None,
 ) -> nn.Module:
-    """Apply a step to a copy of the model; the test split stays sealed, which a run would open."""
+    """Apply a step to a copy of the model; the test split stays sealed, which a run would open.
+
+    The original, from which the model may learn, is the model itself if none is given.
+    """
     ctx = Context(
         task=task,
         data=task.prepare(),
-        original=model,
+        original=model if original is None else original,
         checkpoints=CheckpointFolder(folder),
         artifact_folder=folder / "artifact",
         seed=seed,

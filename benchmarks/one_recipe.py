@@ -32,6 +32,7 @@ from quantization_models import NORMALIZE, SHARED, Case
 
 import overhaul as oh
 from overhaul.core import Split, Step
+from overhaul.distillation import Match
 from overhaul.evaluation import Predictions, compare, count_macs, measure_latency, predict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,8 +55,9 @@ DEPLOY = oh.Deploy(
 )
 
 
-def distill(epochs: int) -> oh.Train:
-    return TRAIN.model_copy(update={"epochs": epochs, "objective": oh.Distill(weight=0.9)})
+def distill(epochs: int, *more: Match) -> oh.Train:
+    objective = oh.Distill(match=(oh.SoftTargets(), *more), weight=0.9)
+    return TRAIN.model_copy(update={"epochs": epochs, "objective": objective})
 
 
 def dropped(*counts: int) -> list[Step]:

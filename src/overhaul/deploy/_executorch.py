@@ -135,8 +135,8 @@ class ExecuTorch(Engine):
                 program = runtime.Runtime.get().load_program(stored)
                 return made, program, program.load_method("forward")
 
-        stored = path.read_bytes()
         try:
+            stored = path.read_bytes()
             made, program, method = load()
         except Exception as error:  # executorch raises RuntimeError for everything
             made_for = signature.versions.get("executorch", "of unknown version")
