@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from learning_runs import without_test
-from one_recipe import ROOT, cifar, distill, dropped, folder_of, original
+from one_recipe import DECOUPLED, ROOT, cifar, distill, dropped, folder_of, original
 from torch import nn
 
 import overhaul as oh
@@ -24,6 +24,7 @@ from overhaul.evaluation import predict
 
 IMAGES = 12000
 STAGES = tuple((f"layer{stage}", f"layer{stage}") for stage in (1, 2, 3))
+ALIKE = oh.SimilarityPreserving(layers=STAGES, weight=23.0)
 
 
 def main() -> None:
@@ -45,19 +46,22 @@ def main() -> None:
 
 
 def rows() -> dict[str, tuple[Step, ...]]:
-    four, learn = dropped(4, 4, 5), distill(1)
+    four, twelve, learn = dropped(4, 4, 5), dropped(6, 5, 1), distill(1)
     faster = learn.model_copy(update={"optimizer": oh.SGD(lr=0.05, weight_decay=0.0005)})
     return {
         "8-4-0": (*dropped(8, 4, 0), learn),
         "7-3-2": (*dropped(7, 3, 2), learn),
         "6-4-2": (*dropped(6, 4, 2), learn),
-        "6-5-1": (*dropped(6, 5, 1), learn),
+        "6-5-1": (*twelve, learn),
+        "6-5-1, decoupled targets": (*twelve, distill(1, targets=DECOUPLED)),
+        "6-5-1, similarities of the stages too": (*twelve, distill(1, ALIKE)),
+        "6-5-1, decoupled targets and similarities": (
+            *twelve,
+            distill(1, ALIKE, targets=DECOUPLED),
+        ),
         "4-4-5": (*four, learn),
         "4-4-5, learning rate 0.05": (*four, faster),
-        "4-4-5, similarities of the stages too": (
-            *four,
-            distill(1, oh.SimilarityPreserving(layers=STAGES, weight=23.0)),
-        ),
+        "4-4-5, similarities of the stages too": (*four, distill(1, ALIKE)),
     }
 
 

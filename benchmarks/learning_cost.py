@@ -40,7 +40,7 @@ from cifar_resnet import CifarResNet, resnet20, resnet56
 
 # Of the processor, since other work may run on the machine; one thread, nothing waits but the disk.
 clock = time.process_time
-SAMPLES, BATCH, LR = 1024, 64, 0.002
+SAMPLES, BATCH, LR = 4096, 64, 0.0005
 LAYERS = ("layer1", "layer2", "layer3")
 ALL, LAST = tuple((path, path) for path in LAYERS), (("layer3", "layer3"),)
 

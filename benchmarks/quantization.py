@@ -162,7 +162,9 @@ def onnxruntime_call(path: Path) -> Call:
     )
 
 
-def nncf_openvino(case: Case, samples: Sequence[Batch]) -> Work:
+def nncf_openvino(case: Case, samples: Sequence[Batch], *, fixed: bool = False) -> Work:
+    """Return the work of NNCF; `fixed` makes a file that takes one sample at a time, no more."""
+
     def work(folder: Path) -> tuple[Call, int]:
         import nncf
         import openvino
@@ -172,6 +174,13 @@ def nncf_openvino(case: Case, samples: Sequence[Batch]) -> Work:
         kind = nncf.ModelType.TRANSFORMER if case.transformer else None
         data = nncf.Dataset([feed_of(case, one) for one in samples])
         quantized = nncf.quantize(model, data, subset_size=len(samples), model_type=kind)
+        if fixed:
+            quantized.reshape(
+                {
+                    port: [1 if size.is_dynamic else size for size in port.partial_shape]
+                    for port in quantized.inputs
+                }
+            )
         openvino.save_model(quantized, folder / "model.xml", compress_to_fp16=False)
         size = sum((folder / f"model.{end}").stat().st_size for end in ("xml", "bin"))
         return openvino_call(folder / "model.xml"), size
@@ -253,6 +262,7 @@ def one_model(name: str, cache: Path) -> dict[str, Any]:
             case, data, oh.Quantize(weights="int4"), engines=(*ENGINES, ROUNDING)
         ),
         "int8, NNCF, OpenVINO": nncf_openvino(case, samples),
+        "int8, NNCF, OpenVINO, one sample only": nncf_openvino(case, samples, fixed=True),
         "int8, ONNX Runtime static": ort(case, samples, static=True),
         "int8, ONNX Runtime dynamic": ort(case, samples, static=False),
         "int8, torchao PT2E, torch.compile": pt2e(case, samples),

@@ -38,6 +38,14 @@ def test_the_smallest_is_chosen_where_speed_cannot_tell(slower: Candidate) -> No
     assert reason.endswith("a is the smallest (b 1000 B, a 900 B)")
 
 
+def test_the_faster_is_chosen_where_neither_speed_nor_size_can_tell() -> None:
+    name, reason = choose(
+        [candidate("a", 0.41, 990), candidate("b", 0.4, 1000), candidate("c", 0.415, 1100)]
+    )
+    assert name == "b"
+    assert reason.endswith("b took less time and is as small (a 990 B, b 1000 B, c 1100 B)")
+
+
 def test_a_single_candidate_is_said_to_be_the_only_one() -> None:
     assert choose([candidate("a", 3.0, 1)]) == (
         "a",

@@ -262,6 +262,28 @@ def test_openvino_is_set_alike_with_and_without_torch(
     assert settings[0]["INFERENCE_PRECISION_HINT"] == "f32"
 
 
+def test_openvino_has_a_program_for_one_sample_and_makes_that_for_others_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, model = installed("openvino"), nn.Linear(6, 3).requires_grad_(False)
+    x = torch.randn(5, 6)
+    deployed(engine, model, x, tmp_path)
+    signature = signature_of(engine, x, model(x))
+    core, batches = importlib.import_module("openvino").Core, []
+    compile_model = core.compile_model
+
+    def record(self: Any, model: Any, device: str, options: dict[str, Any]) -> Any:
+        batches.append(str(model.inputs[0].partial_shape))
+        return compile_model(self, model, device, options)
+
+    monkeypatch.setattr(core, "compile_model", record)
+    run = open_openvino(tmp_path / signature.file, signature, 1)
+    assert batches == ["[1,6]"]
+    for count in (1, 5, 1, 2, 5):
+        np.testing.assert_allclose(run([x[:count].numpy()])[0], model(x[:count]), rtol=1e-5)
+    assert batches == ["[1,6]", "[?,6]"]
+
+
 def test_a_file_that_the_engine_cannot_read_is_refused(artifact_folder: Path) -> None:
     name = read_signature(artifact_folder).file
     (artifact_folder / name).write_bytes(b"this is not a model")

@@ -28,22 +28,23 @@ def choose(candidates: Sequence[Candidate], *, by_bytes: bool = False) -> tuple[
 
     Those whose ratios to the reference have intervals that overlap with the fastest's, or lie
     within 5 % of it, are as fast as can be told; of these the one with the smallest files is
-    taken.
+    taken. Files within 5 % of the smallest are as small as matters; of these the faster one.
     """
     if by_bytes:
         sizes = sorted(candidates, key=lambda one: (one.size_bytes, one.latency.ratio))
         return sizes[0].name, f"{sizes[0].name} is the smallest: {_sizes(sizes)}"
     fastest = min(candidates, key=lambda candidate: candidate.latency.ratio)
     equal = [candidate for candidate in candidates if _as_fast(candidate, fastest)]
-    chosen = min(equal, key=lambda candidate: (candidate.size_bytes, candidate.latency.ratio))
+    smallest = min(candidate.size_bytes for candidate in equal)
+    small = [one for one in equal if one.size_bytes <= smallest * (1 + _NOISE)]
+    chosen = min(small, key=lambda candidate: (candidate.latency.ratio, candidate.size_bytes))
     others = [candidate for candidate in candidates if candidate is not chosen]
     if not others:
         return chosen.name, f"{chosen.name} is the only engine that passed every check"
     if len(equal) > 1:
-        reason = (
-            f"by speed they cannot be told apart: {_times(equal)}; {chosen.name} is the smallest"
-        )
-        return chosen.name, f"{reason} ({_sizes(equal)})"
+        why = "is the smallest" if len(small) == 1 else "took less time and is as small"
+        tie = f"by speed they cannot be told apart: {_times(equal)}"
+        return chosen.name, f"{tie}; {chosen.name} {why} ({_sizes(equal)})"
     return chosen.name, f"{chosen.name} is the fastest: {_times([chosen, *others])}"
 
 

@@ -41,7 +41,8 @@ class Deploy(Step):
     output differs from the model's by more than `tolerance` (validation split, and batches of 1
     and 3; then the first operation that differs is looked for), or if the quality on the validation
     split is worse than the model's by more than `quality_tolerance`. Of the others the best by
-    `prefer` is kept; if speed cannot tell, the smallest.
+    `prefer` is kept; if speed cannot tell, the smallest, and if sizes within 5 % cannot either, the
+    faster.
 
     A model with integers is tried in real numbers too, with the weights that the integers stand
     for. If the best is that twin, it is handed over, and a fact says what keeps the integers from

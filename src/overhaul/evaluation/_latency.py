@@ -15,6 +15,7 @@ from overhaul.core import Fact
 
 _ENOUGH_FOR_AN_INTERVAL = 6
 _QUARTERS, _STRETCHES = 4, 20
+_SHORT_S = 0.02
 
 
 class Latency(BaseModel):
@@ -64,12 +65,14 @@ def measure_latency(
 
     Every candidate is first called until it no longer gets faster. Then come rounds: in each, every
     candidate is timed once, in random order, so that a change of the machine's speed meets all
-    alike. Garbage collection is off meanwhile. The interval of a median is that of order
-    statistics: with `l` the smallest number for which :math:`P(B(n, 1/2) \le l) \ge 0.025`, it
-    reaches from the `l`-th smallest to the `l`-th largest timing and assumes nothing about their
-    distribution. As timings that follow each other are alike, from 60 rounds on it is taken of the
-    medians of 20 stretches of the run. Ratios are taken within a round. All this is about one run
-    in one process: medians of two runs may differ by more than their intervals, ratios far less.
+    alike; a call of less than 20 ms is made once untimed before, or it would find its data pushed
+    out of the caches by the candidate before it, which costs a small network a tenth. Garbage
+    collection is off meanwhile. The interval of a median is that of order statistics: with `l` the
+    smallest number for which :math:`P(B(n, 1/2) \le l) \ge 0.025`, it reaches from the `l`-th
+    smallest to the `l`-th largest timing and assumes nothing about their distribution. As timings
+    that follow each other are alike, from 60 rounds on it is taken of the medians of 20 stretches
+    of the run. Ratios are taken within a round. All this is about one run in one process: medians
+    of two runs may differ by more than their intervals, ratios far less.
 
     The verdict `noisy` falls if the interval of a median or ratio is wider than `noise_limit`, if
     the medians of the four quarters of the run differ by more than twice that (the machine changed
@@ -108,8 +111,9 @@ def measure_latency(
     rounds: list[dict[str, float]] = []
     with _quiet(threads):
         start = clock()
-        for call in candidates.values():
-            _warm_up(call, clock, min(time_s, max_time_s / (2 * len(names))))
+        budget_s = min(time_s, max_time_s / (2 * len(names)))
+        fastest_s = {name: _warm_up(call, clock, budget_s) for name, call in candidates.items()}
+        short = {name for name in names if len(names) > 1 and fastest_s[name] < _SHORT_S}
         first = clock()
         while len(rounds) < max_rounds:
             now = clock()
@@ -117,7 +121,12 @@ def measure_latency(
             if rounds and (not wanted or now - start >= max_time_s):
                 break
             order.shuffle(names)
-            rounds.append({name: _seconds(candidates[name], clock) for name in names})
+            found = {}
+            for name in names:
+                if name in short:
+                    candidates[name]()
+                found[name] = _seconds(candidates[name], clock)
+            rounds.append(found)
     times = {name: np.array([r[name] for r in rounds]) * 1e3 for name in candidates}
     return {
         name: _summary(times[name], times[reference], reference, threads, noise_limit)
@@ -179,13 +188,18 @@ def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def _warm_up(call: Callable[[], object], clock: Callable[[], float], budget_s: float) -> None:
-    """Call until the last three calls are not faster than all before them, or time is up."""
+def _warm_up(call: Callable[[], object], clock: Callable[[], float], budget_s: float) -> float:
+    """Call until the last three calls are not faster than all before them, or time is up.
+
+    Returns:
+        Seconds of the fastest call.
+    """
     times: list[float] = []
     while not times or sum(times) < budget_s:
         times.append(_seconds(call, clock))
         if len(times) >= _ENOUGH_FOR_AN_INTERVAL and min(times[-3:]) >= 0.98 * min(times[:-3]):
-            return
+            break
+    return min(times, default=0.0)
 
 
 def _summary(

@@ -17,6 +17,11 @@ from overhaul.runtime._signature import Signature
 def open_openvino(path: Path, signature: Signature, threads: int | None) -> ArrayRunner:
     """Open an `.xml` file and the `.bin` beside it in OpenVINO.
 
+    Where only the number of samples may change, calls of one sample go to a program that is made
+    for one: with sizes that may change OpenVINO works out those of every layer at each call, which
+    is much of the time of a small network with many layers. The program for other numbers is made
+    when the first of them comes.
+
     Args:
         path: The `.xml` file.
         signature: What it takes and returns; its options `hint` and `precision` are `latency` and
@@ -39,14 +44,36 @@ def open_openvino(path: Path, signature: Signature, threads: int | None) -> Arra
     try:
         core = openvino_core(openvino)
         model = core.read_model(path, path.with_suffix(".bin"))
-        compiled = core.compile_model(model, "CPU", options)
+        sized = [info.shape for info in signature.inputs]
+        place = next(((n, s.index("batch")) for n, s in enumerate(sized) if "batch" in s), None)
+        if place is None or signature.length is not None:
+            return _compiled(core, model, options)
+        run_one = _compiled(core, _for_one_sample(model), options)
     except Exception as error:  # openvino raises RuntimeError for everything
         raise ArtifactError(
             f"openvino {openvino.__version__} cannot open '{path.name}': {last_line(error)}. It "
             f"was written by openvino {signature.versions.get('openvino', 'of unknown')}: use "
             "that, or deploy the model again."
         ) from error
-    request, outputs = compiled.create_infer_request(), compiled.outputs
+    run_any = cache(lambda: _compiled(core, model, options))
+    number, axis = place
+
+    def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        return (run_one if inputs[number].shape[axis] == 1 else run_any())(inputs)
+
+    return run
+
+
+def _for_one_sample(model: Any) -> Any:
+    one = model.clone()
+    ports = {port: port.partial_shape for port in one.inputs}
+    one.reshape({p: [1 if size.is_dynamic else size for size in s] for p, s in ports.items()})
+    return one
+
+
+def _compiled(core: Any, model: Any, options: dict[str, Any]) -> ArrayRunner:
+    program = core.compile_model(model, "CPU", options)
+    request, outputs = program.create_infer_request(), program.outputs
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         found = request.infer(list(inputs))
