@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -282,6 +283,24 @@ def test_openvino_has_a_program_for_one_sample_and_makes_that_for_others_once(
     for count in (1, 5, 1, 2, 5):
         np.testing.assert_allclose(run([x[:count].numpy()])[0], model(x[:count]), rtol=1e-5)
     assert batches == ["[1,6]", "[?,6]"]
+
+
+def test_openvino_answers_each_of_several_threads(tmp_path: Path) -> None:
+    engine, model = installed("openvino"), nn.Linear(6, 3).requires_grad_(False)
+    x = torch.randn(40, 2, 6)
+    deployed(engine, model, x[0], tmp_path)
+    signature = signature_of(engine, x[0], model(x[0]))
+    run = open_openvino(tmp_path / signature.file, signature, 1)
+
+    def ask(number: int) -> NDArray[Any]:
+        for _ in range(20):
+            found = run([x[number, : 1 + number % 2].numpy()])[0]
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        for number, found in enumerate(pool.map(ask, range(len(x)))):
+            wanted = model(x[number, : 1 + number % 2])
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_a_file_that_the_engine_cannot_read_is_refused(artifact_folder: Path) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from numpy.typing import NDArray
@@ -47,21 +48,32 @@ def open_openvino(path: Path, signature: Signature, threads: int | None) -> Arra
         sized = [info.shape for info in signature.inputs]
         place = next(((n, s.index("batch")) for n, s in enumerate(sized) if "batch" in s), None)
         if place is None or signature.length is not None:
-            return _compiled(core, model, options)
-        run_one = _compiled(core, _for_one_sample(model), options)
+            return _one_at_a_time(_of_any_sizes(core, model, options))
+        run_one = _of_fixed_sizes(core, _for_one_sample(model), options)
     except Exception as error:  # openvino raises RuntimeError for everything
         raise ArtifactError(
             f"openvino {openvino.__version__} cannot open '{path.name}': {last_line(error)}. It "
             f"was written by openvino {signature.versions.get('openvino', 'of unknown')}: use "
             "that, or deploy the model again."
         ) from error
-    run_any = cache(lambda: _compiled(core, model, options))
+    run_any = cache(lambda: _of_any_sizes(core, model, options))
     number, axis = place
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         return (run_one if inputs[number].shape[axis] == 1 else run_any())(inputs)
 
-    return run
+    return _one_at_a_time(run)
+
+
+def _one_at_a_time(run: ArrayRunner) -> ArrayRunner:
+    """Let calls from other threads wait: they write into the same arrays."""
+    lock = Lock()
+
+    def run_alone(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        with lock:
+            return run(inputs)
+
+    return run_alone
 
 
 def _for_one_sample(model: Any) -> Any:
@@ -71,15 +83,23 @@ def _for_one_sample(model: Any) -> Any:
     return one
 
 
-def _compiled(core: Any, model: Any, options: dict[str, Any]) -> ArrayRunner:
-    program = core.compile_model(model, "CPU", options)
-    request, outputs = program.create_infer_request(), program.outputs
+def _of_fixed_sizes(core: Any, model: Any, options: dict[str, Any]) -> ArrayRunner:
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+    # Copying into the request's own arrays takes a tenth less than handing over others did on a
+    # call of half a millisecond.
+    own = [tensor.data for tensor in request.input_tensors]
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        found = request.infer(list(inputs))
-        return [found[output] for output in outputs]
+        for array, given in zip(own, inputs, strict=True):
+            array[...] = given
+        return [output.copy() for output in request.infer(share_outputs=True).to_tuple()]
 
     return run
+
+
+def _of_any_sizes(core: Any, model: Any, options: dict[str, Any]) -> ArrayRunner:
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+    return lambda inputs: list(request.infer(list(inputs)).to_tuple())
 
 
 @cache
