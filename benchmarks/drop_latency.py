@@ -74,8 +74,9 @@ def main() -> None:
     feed = feed_of(case, samples[0])
     calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        run, _ = nncf_openvino(case, samples)(Path(folder))
-        calls[PEER] = lambda: run(feed)
+        for name, fixed in ((PEER, False), (f"{PEER}, one sample only", True)):
+            run, _ = nncf_openvino(case, samples, fixed=fixed)(Path(folder))
+            calls[name] = lambda run=run: run(feed)
         for counts in DROPPED:
             name = "-".join(map(str, counts))
             out = Path(folder) / name
