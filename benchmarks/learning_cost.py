@@ -111,14 +111,14 @@ def soft(z: Tensor, z_t: Tensor, y: Tensor, t: float = 4.0) -> Tensor:
 
 
 def decoupled(z: Tensor, z_t: Tensor, y: Tensor) -> Tensor:
-    """Return the divergence of the right class and eight times that of the others, at T = 4."""
+    """Return the divergence of the right class and that of the others, at T = 4."""
     right = F.one_hot(y, z.shape[1]).bool()
     q, p = F.softmax(z / 4, 1)[right], F.softmax(z_t / 4, 1)[right]
     log_q2, p2 = torch.stack([q, 1 - q], 1).log(), torch.stack([p, 1 - p], 1)
     log_others = F.log_softmax((z / 4).masked_fill(right, -1e9), 1)
     others = F.softmax((z_t / 4).masked_fill(right, -1e9), 1)
     of_right = F.kl_div(log_q2, p2, reduction="batchmean")
-    return 16 * (of_right + 8 * F.kl_div(log_others, others, reduction="batchmean"))
+    return 16 * (of_right + F.kl_div(log_others, others, reduction="batchmean"))
 
 
 def correlation(z: Tensor, z_t: Tensor, y: Tensor) -> Tensor:
