@@ -25,6 +25,9 @@ _SET_BY_LIBRARIES = {
 }
 """When pytest goes on to the next phase, or when torch or another library is first imported."""
 
+_PATIENCE_S = 5.0
+"""How long a thread may take to end by itself: transformers does not wait for those it loads by."""
+
 # Tiny models lose more to the hand-over between threads than they gain, and a sum over one
 # thread always adds in the same order.
 torch.set_num_threads(1)
@@ -56,6 +59,9 @@ def _nothing_left_behind() -> Iterator[None]:
     """Fail a test that changes the process for the tests after it."""
     before = process_state()
     yield
+    for thread in threading.enumerate():
+        if not thread.daemon and thread.name not in before["non-daemon threads"]:
+            thread.join(_PATIENCE_S)
     after = process_state()
     changed = what_changed(before, after)
     restore(before)
