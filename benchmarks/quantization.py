@@ -175,12 +175,8 @@ def nncf_openvino(case: Case, samples: Sequence[Batch], *, fixed: bool = False) 
         data = nncf.Dataset([feed_of(case, one) for one in samples])
         quantized = nncf.quantize(model, data, subset_size=len(samples), model_type=kind)
         if fixed:
-            quantized.reshape(
-                {
-                    port: [1 if size.is_dynamic else size for size in port.partial_shape]
-                    for port in quantized.inputs
-                }
-            )
+            one = feed_of(case, samples[0])
+            quantized.reshape({name: list(array.shape) for name, array in one.items()})
         openvino.save_model(quantized, folder / "model.xml", compress_to_fp16=False)
         size = sum((folder / f"model.{end}").stat().st_size for end in ("xml", "bin"))
         return openvino_call(folder / "model.xml"), size

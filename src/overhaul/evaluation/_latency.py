@@ -121,12 +121,7 @@ def measure_latency(
             if rounds and (not wanted or now - start >= max_time_s):
                 break
             order.shuffle(names)
-            found = {}
-            for name in names:
-                if name in short:
-                    candidates[name]()
-                found[name] = _seconds(candidates[name], clock)
-            rounds.append(found)
+            rounds.append({n: _seconds(candidates[n], clock, warm=n in short) for n in names})
     times = {name: np.array([r[name] for r in rounds]) * 1e3 for name in candidates}
     return {
         name: _summary(times[name], times[reference], reference, threads, noise_limit)
@@ -182,7 +177,11 @@ def _quiet(threads: int) -> Iterator[None]:
             gc.enable()
 
 
-def _seconds(call: Callable[[], object], clock: Callable[[], float]) -> float:
+def _seconds(
+    call: Callable[[], object], clock: Callable[[], float], *, warm: bool = False
+) -> float:
+    if warm:
+        call()
     start = clock()
     call()
     return clock() - start
@@ -199,7 +198,7 @@ def _warm_up(call: Callable[[], object], clock: Callable[[], float], budget_s: f
         times.append(_seconds(call, clock))
         if len(times) >= _ENOUGH_FOR_AN_INTERVAL and min(times[-3:]) >= 0.98 * min(times[:-3]):
             break
-    return min(times, default=0.0)
+    return min(times)
 
 
 def _summary(

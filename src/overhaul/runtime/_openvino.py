@@ -45,11 +45,11 @@ def open_openvino(path: Path, signature: Signature, threads: int | None) -> Arra
     try:
         core = openvino_core(openvino)
         model = core.read_model(path, path.with_suffix(".bin"))
-        sized = [info.shape for info in signature.inputs]
-        place = next(((n, s.index("batch")) for n, s in enumerate(sized) if "batch" in s), None)
-        if place is None or signature.length is not None:
+        if signature.length is not None:
             return _one_at_a_time(_of_any_sizes(core, model, options))
-        run_one = _of_fixed_sizes(core, _for_one_sample(model), options)
+        one = _for_one_sample(model)
+        sizes = [tuple(port.shape) for port in one.inputs]
+        run_one = _of_fixed_sizes(core, one, options)
     except Exception as error:  # openvino raises RuntimeError for everything
         raise ArtifactError(
             f"openvino {openvino.__version__} cannot open '{path.name}': {last_line(error)}. It "
@@ -57,10 +57,10 @@ def open_openvino(path: Path, signature: Signature, threads: int | None) -> Arra
             "that, or deploy the model again."
         ) from error
     run_any = cache(lambda: _of_any_sizes(core, model, options))
-    number, axis = place
 
     def run(inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        return (run_one if inputs[number].shape[axis] == 1 else run_any())(inputs)
+        is_one = [array.shape for array in inputs] == sizes
+        return (run_one if is_one else run_any())(inputs)
 
     return _one_at_a_time(run)
 
